@@ -1,0 +1,1 @@
+"""Events become batches: sources, batching, the batch protocol, triggers, job submission."""

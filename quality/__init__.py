@@ -1,0 +1,1 @@
+"""Rules, corrections, class balance and the gate."""

@@ -1,0 +1,254 @@
+"""The tables of the lake, column by column.
+
+Boxes of ``annotations`` are corners in absolute pixels of the image as it is shown (EXIF orientation applied):
+``xmin, ymin, xmax, ymax``, float64, origin at the outer corner of the top left pixel, x to the right, y down.
+``labels`` keeps the numbers as delivered, with ``bbox_mode`` saying what they mean.
+
+An *instance* is identified by ``(dataset, source, instance)``: the key of its label object and its ordinal in it
+(0-based, in file order). ``stem`` is the last path component without extension: images and labels that can belong
+together share it.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+UTC_TIME = pa.timestamp("us", tz="UTC")
+
+EVENT = pa.struct(
+    [
+        pa.field("action", pa.string()),  # "put" or "remove"
+        pa.field("key", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("dataset", pa.string()),
+    ]
+)
+
+OBJECTS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("key", pa.string()),  # path below the bucket, "/" between parts
+        pa.field("version", pa.string()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("kind", pa.string()),  # image, label, classes, split, other
+        pa.field("format", pa.string()),  # jpeg, png, ..., kitti, coco, voc, yolo, ...
+        pa.field("state", pa.string()),  # done, quarantined, removed
+        pa.field("error", pa.string()),
+        pa.field("lane", pa.string()),
+        pa.field("batch", pa.int64()),
+        pa.field("seen_at", UTC_TIME),
+    ]
+)
+
+BATCHES = pa.schema(
+    [
+        pa.field("lane", pa.string()),
+        pa.field("number", pa.int64()),
+        pa.field("state", pa.string()),  # planned, done
+        pa.field("events", pa.list_(EVENT)),
+        pa.field("planned_at", UTC_TIME),
+        pa.field("done_at", UTC_TIME),
+        pa.field("images", pa.int64()),
+        pa.field("labels", pa.int64()),
+        pa.field("annotations", pa.int64()),
+        pa.field("findings", pa.int64()),
+        pa.field("quarantined", pa.int64()),
+        pa.field("removed", pa.int64()),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("sample", pa.string()),  # path below the dataset, without extension
+        pa.field("stem", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("width", pa.int32()),  # as shown, EXIF orientation applied
+        pa.field("height", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("bit_depth", pa.int32()),  # bits per channel
+        pa.field("format", pa.string()),
+        pa.field("exif_orientation", pa.int32()),  # 1 to 8; 1 where absent or not legal
+        pa.field("split", pa.string()),
+        pa.field("labelled", pa.bool_()),  # a label file speaks of it, perhaps to say that it is empty
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+MENTIONS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("source", pa.string()),  # key of the label or split file
+        pa.field("kind", pa.string()),  # label or split
+        pa.field("format", pa.string()),
+        pa.field("ref", pa.string()),  # the image as the file names it: path without extension
+        pa.field("stem", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("width", pa.int32()),  # as the file declares it
+        pa.field("height", pa.int32()),
+        pa.field("instances", pa.int64()),
+        pa.field("attributes", pa.string()),  # JSON: what else the file says of the image
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+CATEGORIES = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("category_id", pa.int64()),
+        pa.field("category", pa.string()),
+        pa.field("attributes", pa.string()),  # JSON
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("instance", pa.int64()),
+        pa.field("line", pa.int64()),  # 1-based, null where the format has no lines
+        pa.field("format", pa.string()),
+        pa.field("ref", pa.string()),
+        pa.field("stem", pa.string()),
+        pa.field("category_id", pa.int64()),
+        pa.field("category", pa.string()),  # null where the file only gives a number
+        pa.field("bbox", pa.list_(pa.float64())),  # four numbers as delivered, null where there are none
+        pa.field("bbox_mode", pa.string()),  # xyxy, xywh (pixels), cxcywh_norm (parts of the image)
+        pa.field("truncation", pa.float64()),
+        pa.field("occlusion", pa.int32()),
+        pa.field("iscrowd", pa.bool_()),
+        pa.field("ignore", pa.bool_()),  # KITTI DontCare, VOC difficult, COCO crowd
+        pa.field("score", pa.float64()),
+        pa.field("segmentation", pa.string()),  # JSON as in COCO; parts of the image for YOLO polygons
+        pa.field("attributes", pa.string()),  # JSON: everything that has no column
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("sample", pa.string()),
+        pa.field("stem", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("instance", pa.int64()),
+        pa.field("category", pa.string()),
+        pa.field("xmin", pa.float64()),
+        pa.field("ymin", pa.float64()),
+        pa.field("xmax", pa.float64()),
+        pa.field("ymax", pa.float64()),
+        pa.field("truncation", pa.float64()),
+        pa.field("occlusion", pa.int32()),
+        pa.field("iscrowd", pa.bool_()),
+        pa.field("ignore", pa.bool_()),
+        pa.field("score", pa.float64()),
+        pa.field("segmentation", pa.string()),  # JSON as in COCO, absolute pixels
+        pa.field("attributes", pa.string()),
+        pa.field("corrected", pa.bool_()),
+        pa.field("changes", pa.string()),  # JSON: the corners as delivered, null where nothing was changed
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+FINDINGS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("severity", pa.string()),  # info, warning, error
+        pa.field("sample", pa.string()),  # of the image; the label's ref where no image is there
+        pa.field("stem", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("instance", pa.int64()),  # null where the finding is about a file
+        pa.field("line", pa.int64()),
+        pa.field("category", pa.string()),
+        pa.field("observed", pa.string()),
+        pa.field("correction", pa.string()),  # what was done; null where nothing was
+        pa.field("batch", pa.int64()),
+    ]
+)
+
+MASKS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("sample", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("instance", pa.int64()),
+        pa.field("rle", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("model", pa.string()),
+        pa.field("model_version", pa.string()),
+    ]
+)
+
+SHARDS = pa.schema(
+    [
+        pa.field("dataset", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("samples", pa.int64()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("run", pa.string()),
+        pa.field("made_at", UTC_TIME),
+    ]
+)
+
+RUNS = pa.schema(
+    [
+        pa.field("run", pa.string()),  # also the submission id of the job
+        pa.field("pipeline", pa.string()),
+        pa.field("step", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("state", pa.string()),  # submitted, succeeded, failed
+        pa.field("snapshot", pa.string()),  # JSON: table -> version
+        pa.field("parameters", pa.string()),  # JSON
+        pa.field("metrics", pa.string()),  # JSON
+        pa.field("outputs", pa.string()),  # JSON: name -> uri
+        pa.field("labelled_images", pa.int64()),  # in the snapshot: what the next trigger counts from
+        pa.field("error", pa.string()),
+        pa.field("submitted_at", UTC_TIME),
+        pa.field("ended_at", UTC_TIME),
+    ]
+)
+
+MODELS = pa.schema(
+    [
+        pa.field("model", pa.string()),
+        pa.field("run", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("architecture", pa.string()),
+        pa.field("categories", pa.list_(pa.string())),
+        pa.field("kind", pa.string()),  # checkpoint, onnx, engine
+        pa.field("uri", pa.string()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("metrics", pa.string()),  # JSON
+        pa.field("snapshot", pa.string()),  # JSON: table -> version
+        pa.field("made_at", UTC_TIME),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "objects": OBJECTS,
+    "batches": BATCHES,
+    "images": IMAGES,
+    "mentions": MENTIONS,
+    "categories": CATEGORIES,
+    "labels": LABELS,
+    "annotations": ANNOTATIONS,
+    "findings": FINDINGS,
+    "masks": MASKS,
+    "shards": SHARDS,
+    "runs": RUNS,
+    "models": MODELS,
+}
+
+
+def without(schema: pa.Schema, *columns: str) -> pa.Schema:
+    """Return ``schema`` without ``columns``."""
+    return pa.schema([field for field in schema if field.name not in columns])

@@ -1,0 +1,1 @@
+"""Detectors: model, rasteriser, losses, training loop, evaluation, export."""

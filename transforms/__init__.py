@@ -1,0 +1,1 @@
+"""Data to data: label formats, image headers, normalising, rendered scenes."""
