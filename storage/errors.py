@@ -46,7 +46,9 @@ class UnreadableError(DropmillError):
     ``UnreadableError("a.xml", "no <object> element", line=3, expected="Pascal VOC")``.
     """
 
-    def __init__(self, path: str, found: str, *, line: int | None = None, expected: str | None = None) -> None:
+    def __init__(
+        self, path: str, found: str, *, line: int | None = None, expected: str | None = None
+    ) -> None:
         place = path if line is None else f"{path}, line {line}"
         message = f"{place}: {found}" if expected is None else f"{place}: {found}; expected {expected}"
         super().__init__(message, path=path, line=line, found=found, expected=expected)

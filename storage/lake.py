@@ -1,0 +1,301 @@
+"""The lake: Delta tables under ``tables/``, files under ``artifacts/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from storage.errors import CommitConflictError, LakeError, UnknownKeyError
+from storage.object_store import ObjectStore
+from storage.schemas import TABLES
+
+if TYPE_CHECKING:
+    from storage.sql import Rows
+
+# Longer lists make delta-rs' planner slow, and beyond some ten thousand it overflows its stack.
+_LONGEST_PREDICATE = 4_000
+
+Snapshot = dict[str, int]
+"""Table name to version: what a run reads."""
+
+
+class Lake:
+    """The tables and files of one lake. Reading is always of one version per table."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    @classmethod
+    def open(cls, url: str | Path, options: Mapping[str, Any] | None = None) -> Lake:
+        """Open the lake at ``url``. Raises LakeError where there is none."""
+        lake = cls(ObjectStore.at(url, options))
+        if not DeltaTable.is_deltatable(lake._address("objects"), lake._storage_options):
+            raise LakeError(
+                f"{lake.url}: no lake is here; `dropmill ingest BUCKET --lake {url}` makes one", url=lake.url
+            )
+        return lake
+
+    @classmethod
+    def create(cls, url: str | Path, options: Mapping[str, Any] | None = None) -> Lake:
+        """Open the lake at ``url`` for writing; make the tables that are not there yet.
+
+        Raises LakeError where the store does not refuse a second put of the same key.
+        """
+        lake = cls(ObjectStore.at(url, options))
+        lake.store.probe_exclusive_create()
+        for name, schema in TABLES.items():
+            DeltaTable.create(
+                lake._address(name),
+                schema=schema,
+                mode="ignore",
+                name=name,
+                storage_options=lake._storage_options,
+            )
+        return lake
+
+    @property
+    def url(self) -> str:
+        """The lake's address."""
+        return self.store.url
+
+    @property
+    def artifacts(self) -> ObjectStore:
+        """Where files live: checkpoints, models, engines, pictures."""
+        return self.store.below("artifacts")
+
+    def table(self, name: str, version: int | datetime | None = None) -> DeltaTable:
+        """The Delta table ``name``, newest or as it was at a version or a moment."""
+        if name not in TABLES:
+            raise UnknownKeyError("lake", name, TABLES)
+        try:
+            if isinstance(version, int):
+                return DeltaTable(self._address(name), version=version, storage_options=self._storage_options)
+            table = DeltaTable(self._address(name), storage_options=self._storage_options)
+            if isinstance(version, datetime):
+                table.load_as_version(version)
+            return table
+        except TableNotFoundError as error:
+            raise LakeError(f"{self.url}: table {name} is missing; is this a lake?", url=self.url) from error
+        except DeltaError as error:
+            raise LakeError(f"{self.url}: table {name} at {version}: {error}", url=self.url) from error
+
+    def snapshot(self) -> Snapshot:
+        """The newest version of every table."""
+        return {name: self.table(name).version() for name in TABLES}
+
+    def read(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+        version: int | datetime | None = None,
+    ) -> pa.Table:
+        """Rows of a table as Arrow."""
+        return read_table(self.table(name, version), columns=columns, where=where)
+
+    def sql(
+        self,
+        query: str,
+        *,
+        parameters: Sequence[Any] | None = None,
+        versions: Mapping[str, int] | None = None,
+        at: datetime | str | None = None,
+    ) -> Rows:
+        """Run one SELECT over the tables and views. See :func:`storage.sql.run_query`."""
+        from storage.sql import run_query
+
+        return run_query(self, query, parameters=parameters, versions=versions, at=at)
+
+    def put(self, name: str, rows: pa.Table, *, keys: Sequence[str]) -> None:
+        """Insert rows, replacing those with the same ``keys``; for the small tables (runs, models)."""
+        predicate = " OR ".join(
+            "(" + " AND ".join(f"{key} = {sql_text(str(row[key]))}" for key in keys) + ")"
+            for row in rows.select(list(keys)).to_pylist()
+        )
+        for _ in range(10):
+            try:
+                write_deltalake(self.table(name), rows, mode="overwrite", predicate=predicate)
+                return
+            except CommitFailedError:
+                continue
+        raise CommitConflictError(
+            f"{self.url}: table {name} is busy: ten commits in a row met another writer"
+        )
+
+    def _address(self, name: str) -> str:
+        # Local tables go by path: a URL would have to be quoted, and names may hold anything.
+        return (
+            str(self.store.root / "tables" / name) if self.store.is_directory else f"{self.url}/tables/{name}"
+        )
+
+    @property
+    def _storage_options(self) -> dict[str, str] | None:
+        if self.store.is_directory:
+            return None
+        return {"conditional_put": "etag", **_delta_options(self.store.options)}
+
+
+class LaneCommit:
+    """One batch's handles on the tables: what it reads and what it commits are the same version.
+
+    Delta accepts the same transaction twice and only refuses a stale handle, so every commit is preceded by a look
+    at the table's transaction of this lane, and made from the handle that was looked at.
+    """
+
+    def __init__(self, lake: Lake, lane: str, number: int) -> None:
+        self.lane = lane
+        self.number = number
+        self._tables = {name: lake.table(name) for name in TABLES}
+
+    def has(self, name: str) -> bool:
+        """Whether this batch is in the table already, from an attempt that was cut short."""
+        done = self._tables[name].transaction_version(self.lane)
+        return done is not None and done >= self.number
+
+    def read(
+        self, name: str, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Rows as this batch sees them."""
+        return read_table(self._tables[name], columns=columns, where=where)
+
+    def append(self, name: str, rows: pa.Table) -> None:
+        """Add rows; nothing where the batch is in the table already."""
+        self._commit(name, rows, None)
+
+    def plan(self, row: pa.Table) -> None:
+        """Write the batch's own row ahead of its work; nothing where it stands there already.
+
+        It has a transaction of its own, because the batch's is for what the work brings.
+        """
+        table = self._tables["batches"]
+        transaction = Transaction(f"{self.lane}/plan", self.number)
+        done = table.transaction_version(transaction.app_id)
+        if done is None or done < self.number:
+            self._write(table, row, None, transaction)
+
+    def finish(self, row: pa.Table) -> None:
+        """Mark the batch done: the last commit of all."""
+        self._commit("batches", row, f"lane = {sql_text(self.lane)} AND number = {self.number}")
+
+    def replace(self, name: str, rows: pa.Table, *, column: str, values: Mapping[str, Iterable[str]]) -> None:
+        """Replace, in one commit, all rows whose ``(dataset, column)`` is among ``values`` (dataset to values).
+
+        ``rows`` may only hold such rows. Where nothing of that kind is stored, the commit only adds files.
+        """
+        if self.has(name):
+            return
+        wanted = {dataset: set(chosen) for dataset, chosen in values.items() if chosen}
+        if not wanted:
+            return
+        stored = self.read(name, columns=["dataset", column], where=among(column, wanted))
+        if not stored.num_rows:
+            self._commit(name, rows, None)
+        elif sum(map(len, wanted.values())) <= _LONGEST_PREDICATE:
+            self._commit(name, rows, _predicate(column, wanted))
+        else:
+            self._rewrite(name, rows, column, wanted)
+
+    def _rewrite(self, name: str, rows: pa.Table, column: str, wanted: Mapping[str, set[str]]) -> None:
+        """Replace by writing the rest of those datasets anew: for more values than a predicate can hold."""
+        datasets = sorted(wanted)
+        kept = self.read(name, where=pc.field("dataset").isin(datasets) & ~among(column, wanted, exact=True))
+        predicate = f"dataset IN ({', '.join(map(sql_text, datasets))})"
+        self._commit(name, pa.concat_tables([kept, rows]), predicate)
+
+    def _commit(self, name: str, rows: pa.Table, predicate: str | None) -> None:
+        if self.has(name) or (not rows.num_rows and predicate is None):
+            return
+        self._write(self._tables[name], rows, predicate, Transaction(self.lane, self.number))
+
+    def _write(
+        self, table: DeltaTable, rows: pa.Table, predicate: str | None, transaction: Transaction
+    ) -> None:
+        properties = CommitProperties(
+            app_transactions=[transaction],
+            custom_metadata={"lane": self.lane, "batch": str(self.number)},
+            max_commit_retries=3,
+        )
+        try:
+            if predicate is None:
+                write_deltalake(table, rows, mode="append", commit_properties=properties)
+            else:
+                write_deltalake(
+                    table, rows, mode="overwrite", predicate=predicate, commit_properties=properties
+                )
+        except CommitFailedError as error:
+            name = table.metadata().name
+            raise CommitConflictError(
+                f"table {name}: another writer committed on lane {self.lane} during batch {self.number}",
+                table=name,
+                lane=self.lane,
+                batch=self.number,
+            ) from error
+
+
+def read_table(
+    table: DeltaTable, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+) -> pa.Table:
+    """Rows of one version of a table; files that cannot match are not opened."""
+    rows = table.to_pyarrow_dataset().to_table(columns=list(columns) if columns else None, filter=where)
+    # Readers may hand back views or large strings; the schemas speak of plain ones.
+    schema = TABLES[table.metadata().name]
+    names = list(columns) if columns else schema.names
+    return rows.select(names).cast(pa.schema([schema.field(name) for name in names]))
+
+
+def among(column: str, values: Mapping[str, Iterable[str]], *, exact: bool = False) -> pc.Expression:
+    """The filter "(dataset, column) is among values".
+
+    The range of the values is part of the filter, because it is what lets files be skipped by their statistics.
+    """
+    terms = []
+    for dataset, chosen in values.items():
+        names = sorted(set(chosen))
+        if not names:
+            continue
+        term = (pc.field("dataset") == dataset) & pc.field(column).isin(pa.array(names, pa.string()))
+        if not exact:
+            term = term & (pc.field(column) >= names[0]) & (pc.field(column) <= names[-1])
+        terms.append(term)
+    if not terms:
+        return pads.scalar(False)
+    expression = terms[0]
+    for term in terms[1:]:
+        expression = expression | term
+    return expression
+
+
+def sql_text(value: str) -> str:
+    """A text as a SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _predicate(column: str, values: Mapping[str, Iterable[str]]) -> str:
+    return " OR ".join(
+        f"(dataset = {sql_text(dataset)} AND {column} IN ({', '.join(map(sql_text, sorted(chosen)))}))"
+        for dataset, chosen in sorted(values.items())
+    )
+
+
+def _delta_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options of s3fs, as delta-rs calls them."""
+    client = dict(options.get("client_kwargs") or {})
+    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    named = {
+        "aws_access_key_id": options.get("key"),
+        "aws_secret_access_key": options.get("secret"),
+        "aws_session_token": options.get("token"),
+        "aws_endpoint_url": endpoint,
+        "aws_region": client.get("region_name"),
+        "aws_allow_http": "true" if str(endpoint or "").startswith("http://") else None,
+    }
+    return {name: str(value) for name, value in named.items() if value is not None}

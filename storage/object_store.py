@@ -1,0 +1,247 @@
+"""Where objects live: one URL with its options, for the bucket and for the lake.
+
+A directory is read with the operating system's own calls, everything else through fsspec, so that ``s3://`` works
+as soon as the extra ``s3`` is installed. Keys are relative, with ``/`` between their parts, and can never leave the
+folder that the store was opened on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from storage.errors import ConfigError, LakeError, StoreError
+
+# Names that writers use while a file is not complete yet, and what desktops leave behind.
+_NOT_OBJECTS = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
+_MAX_KEY_BYTES = 1024  # S3's own limit
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as the store lists it. ``version`` changes whenever the content may have changed."""
+
+    key: str
+    version: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A folder of objects, ``file://`` (or a plain path) or any other fsspec URL."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, url: str | Path, options: Mapping[str, Any] | None = None) -> ObjectStore:
+        """Open ``url``; a plain path becomes an absolute ``file://`` URL."""
+        text = str(url)
+        scheme = urlsplit(text).scheme
+        if scheme in ("", "file") or len(scheme) == 1:
+            path = unquote(urlsplit(text).path) if scheme == "file" else text
+            return cls("file://" + str(Path(path).expanduser().resolve()), dict(options or {}))
+        return cls(text.rstrip("/"), dict(options or {}))
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return self.url.startswith("file://")
+
+    @property
+    def root(self) -> Path:
+        """The folder; only for a directory."""
+        return Path(self.url.removeprefix("file://"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL: what a dataset is called where the bucket is one dataset."""
+        return PurePosixPath(urlsplit(self.url).path).name or urlsplit(self.url).netloc or "bucket"
+
+    @cached_property
+    def _filesystem(self) -> Any:
+        protocol = urlsplit(self.url).scheme
+        try:
+            return fsspec.filesystem(protocol, **self.options)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"{self.url}: no access to {protocol}:// here ({error}); install dropmill[s3] for S3 and MinIO"
+            ) from error
+
+    def below(self, *parts: str) -> ObjectStore:
+        """Return the store of a folder below this one."""
+        return ObjectStore("/".join([self.url, *parts]), self.options)
+
+    def uri(self, key: str) -> str:
+        """The full address of an object."""
+        return f"{self.url}/{checked_key(key)}"
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects below ``prefix``, in no particular order. Hidden and half-written names are left out."""
+        found = self._list_directory(prefix) if self.is_directory else self._list_remote(prefix)
+        return (info for info in found if is_object_key(info.key))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """One object as it is now; None where there is none."""
+        if self.is_directory:
+            try:
+                stat = self._path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise StoreError(f"{self.uri(key)}: {error.strerror}", key=key) from error
+            return ObjectInfo(key, _file_version(stat), stat.st_size)
+        try:
+            return _remote_info(key, self._filesystem.info(self._remote(key)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """The object's bytes as a seekable file; only what is read travels."""
+        try:
+            if self.is_directory:
+                return self._path(key).open("rb")
+            return cast("AbstractContextManager[BinaryIO]", self._filesystem.open(self._remote(key), "rb"))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
+
+    def write(self, key: str, data: bytes) -> str:
+        """Write an object whole (a temporary name and a rename on a disk); return its address."""
+        if self.is_directory:
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            partial.write_bytes(data)
+            partial.replace(path)
+        else:
+            self._filesystem.pipe_file(self._remote(key), data)
+        return self.uri(key)
+
+    def upload(self, key: str, path: Path) -> str:
+        """Copy a local file to ``key``; return its address."""
+        if self.is_directory and self._path(key) == path.resolve():
+            return self.uri(key)
+        if self.is_directory:
+            return self.write(key, path.read_bytes())
+        self._filesystem.put_file(str(path), self._remote(key))
+        return self.uri(key)
+
+    def probe_exclusive_create(self) -> None:
+        """Raise LakeError unless the store refuses to create the same key twice.
+
+        Delta's commits rest on that refusal (``If-None-Match: *``, status 412, on object stores): a store that
+        ignores it loses commits without a word.
+        """
+        key = f".dropmill-probe-{os.getpid()}-{os.urandom(4).hex()}"
+        if self.is_directory:
+            self.root.mkdir(parents=True, exist_ok=True)
+        path = str(self.root / key) if self.is_directory else self._remote(key)
+        filesystem = fsspec.filesystem("file") if self.is_directory else self._filesystem
+        try:
+            try:
+                filesystem.pipe_file(path, b"probe", mode="create")
+            except OSError as error:
+                raise LakeError(f"{self.url}: cannot write here: {error}", url=self.url) from error
+            try:
+                filesystem.pipe_file(path, b"probe", mode="create")
+            except FileExistsError:
+                return
+            raise LakeError(
+                f"{self.url}: the store accepted the same key twice with If-None-Match; commits would be lost, so "
+                "nothing is written here. Use a store with conditional puts (S3, MinIO since 2024, Ceph RGW)",
+                url=self.url,
+            )
+        finally:
+            if filesystem.exists(path):
+                filesystem.rm_file(path)
+
+    def _path(self, key: str) -> Path:
+        return self.root / checked_key(key)
+
+    def _remote(self, key: str) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.netloc}{parts.path}/{checked_key(key)}"
+
+    def _list_directory(self, prefix: str) -> Iterator[ObjectInfo]:
+        root = str(self.root)
+        folders = [str(self.root / prefix) if prefix else root]
+        while folders:
+            try:
+                entries = os.scandir(folders.pop())
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise StoreError(f"{error.filename}: {error.strerror}") from error
+            with entries:
+                for entry in entries:
+                    # A link may lead out of the bucket, or around in a circle.
+                    if entry.is_symlink():
+                        continue
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    elif entry.is_file():
+                        stat = entry.stat()
+                        key = os.path.relpath(entry.path, root).replace(os.sep, "/")
+                        yield ObjectInfo(key, _file_version(stat), stat.st_size)
+
+    def _list_remote(self, prefix: str) -> Iterator[ObjectInfo]:
+        parts = urlsplit(self.url)
+        base = f"{parts.netloc}{parts.path}".strip("/")
+        where = f"{base}/{prefix}".rstrip("/")
+        try:
+            self._filesystem.invalidate_cache()
+            for path, info in self._filesystem.find(where, detail=True).items():
+                yield _remote_info(str(path).strip("/").removeprefix(base).lstrip("/"), info)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{self.url}: cannot be listed: {error}") from error
+
+
+def is_object_key(key: str) -> bool:
+    """Whether a key can be a delivered object: not hidden, not half-written, not absurd."""
+    if not key or len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES or not key.isprintable():
+        return False
+    parts = key.split("/")
+    if any(part.startswith(".") or part == "" for part in parts) or "__MACOSX" in parts:
+        return False
+    return not key.lower().endswith(_NOT_OBJECTS)
+
+
+def checked_key(key: str) -> str:
+    """Return ``key``, or raise where it would lead out of its store."""
+    if key.startswith("/") or "\\" in key or "\x00" in key or ".." in key.split("/"):
+        raise StoreError(f"{key!r} is no key of an object: it leads out of its store", key=key)
+    return key
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_version(stat: os.stat_result) -> str:
+    return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def _remote_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:
+    size = int(info.get("size") or 0)
+    version = info.get("VersionId") or info.get("ETag") or info.get("etag")
+    if not version:
+        modified = info.get("LastModified") or info.get("mtime") or info.get("created") or ""
+        version = f"{size:x}-{modified}"
+    return ObjectInfo(key, str(version).strip('"'), size)
