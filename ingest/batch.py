@@ -1,0 +1,223 @@
+"""The batch protocol: planned before any work, every table committed once, the ledger last.
+
+Killing the process anywhere leaves a planned batch that is run again; tables that have it are skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingest.derive import Derived, Settings, derive
+from ingest.events import DatasetRule, Entry, Event, Ledger
+from ingest.parse import Outcome, Parsed
+from storage import schemas
+from storage.errors import CommitConflictError
+from storage.lake import Lake, LaneCommit, among
+
+log = logging.getLogger(__name__)
+
+LANE = "main"
+_CONFLICT_TRIES = 5
+
+Parse = Callable[[Sequence[Event]], Parsed]
+"""Reads and parses put events; in the service this spreads Ray tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a batch brought: objects landed, rows delivered, and how many derived rows there are more than before."""
+
+    images: int = 0
+    labels: int = 0
+    annotations: int = 0
+    findings: int = 0
+    quarantined: int = 0
+    removed: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Events that are worked on and committed together."""
+
+    number: int
+    events: tuple[Event, ...]
+    planned_at: datetime
+    lane: str = LANE
+
+
+class Committer:
+    """The one committer of a lane: it plans batches and runs them, one after the other."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        parse: Parse,
+        *,
+        rule: DatasetRule,
+        settings: Settings | None = None,
+        lane: str = LANE,
+    ) -> None:
+        self._lake = lake
+        self._parse = parse
+        self._rule = rule
+        self._settings = settings or Settings()
+        self._lane = lane
+        self.ledger = Ledger.of(lake)
+
+    def unfinished(self) -> list[Batch]:
+        """Batches that were planned and not done, from a process that was killed; oldest first."""
+        where = (pc.field("lane") == self._lane) & (pc.field("state") == "planned")
+        rows = self._lake.read("batches", where=where).to_pylist()
+        return [_batch_of(row) for row in sorted(rows, key=lambda row: row["number"])]
+
+    def plan(self, events: Sequence[Event]) -> Batch:
+        """Write a batch down before its work begins."""
+        numbers = self._lake.read("batches", columns=["number"], where=pc.field("lane") == self._lane)[
+            "number"
+        ]
+        last = pc.max(numbers).as_py() or 0
+        batch = Batch(number=last + 1, events=tuple(events), planned_at=datetime.now(UTC), lane=self._lane)
+        LaneCommit(self._lake, self._lane, batch.number).plan(_row(batch, None, None))
+        return batch
+
+    def run(self, batch: Batch) -> Counts:
+        """Do a batch's work and commit it; run again where another writer came between."""
+        for attempt in range(1, _CONFLICT_TRIES + 1):
+            try:
+                return self._run(batch)
+            except CommitConflictError as error:
+                if attempt == _CONFLICT_TRIES:
+                    raise
+                log.warning("batch=%d attempt=%d conflict=%s", batch.number, attempt, error)
+                self.ledger = Ledger.of(self._lake)
+        raise AssertionError("unreachable")
+
+    def _run(self, batch: Batch) -> Counts:
+        commit = LaneCommit(self._lake, batch.lane, batch.number)
+        if commit.has("batches"):
+            return Counts()
+        if commit.has("objects"):
+            counts = _counts_of_objects(commit)
+            commit.finish(_row(batch, datetime.now(UTC), counts))
+            return counts
+        parsed = self._parse([event for event in batch.events if event.action == "put"])
+        superseded = {o.event.key for o in parsed.outcomes if o.state == "superseded"}
+        events = [event for event in batch.events if event.key not in superseded]
+        removed = [event for event in events if event.action == "remove"]
+        derived = derive(commit, parsed, events, ledger=self.ledger, rule=self._rule, settings=self._settings)
+        before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
+        self._commit_tables(commit, parsed, derived)
+        objects = _objects(batch, parsed.outcomes, removed)
+        commit.append("objects", objects)
+        counts = Counts(
+            images=parsed.images.num_rows,
+            labels=parsed.labels.num_rows,
+            annotations=derived.annotations.num_rows - before["annotations"],
+            findings=derived.findings.num_rows - before["findings"],
+            quarantined=sum(outcome.state == "quarantined" for outcome in parsed.outcomes),
+            removed=len(removed),
+        )
+        commit.finish(_row(batch, datetime.now(UTC), counts))
+        for row in objects.to_pylist():
+            self.ledger.record(row["key"], Entry(row["version"], row["state"], row["dataset"], row["error"]))
+        return counts
+
+    @staticmethod
+    def _commit_tables(commit: LaneCommit, parsed: Parsed, derived: Derived) -> None:
+        number = commit.number
+        for name, rows in (
+            ("mentions", parsed.mentions),
+            ("categories", parsed.categories),
+            ("labels", parsed.labels),
+        ):
+            numbered = rows.append_column(
+                schemas.TABLES[name].field("batch"), pa.repeat(pa.scalar(number, pa.int64()), rows.num_rows)
+            )
+            commit.replace(name, numbered, column="source", values=derived.sources)
+        commit.replace("images", derived.images, column="stem", values=derived.stems)
+        commit.replace("annotations", derived.annotations, column="stem", values=derived.stems)
+        commit.replace("findings", derived.findings, column="stem", values=derived.stems)
+
+
+def _stored_rows(commit: LaneCommit, name: str, derived: Derived) -> int:
+    """Rows of the groups before this batch; none of its own, where an attempt that was cut short left some."""
+    rows = commit.read(name, columns=["batch"], where=among("stem", derived.stems))
+    return int(pc.sum(pc.not_equal(rows["batch"], commit.number)).as_py() or 0)
+
+
+def _counts_of_objects(commit: LaneCommit) -> Counts:
+    """Counts of a batch of which only the last mark is missing."""
+    rows = commit.read(
+        "objects",
+        columns=["kind", "state"],
+        where=(pc.field("lane") == commit.lane) & (pc.field("batch") == commit.number),
+    ).to_pylist()
+    mine = pc.field("batch") == commit.number
+    return Counts(
+        images=sum(row["kind"] == "image" and row["state"] == "done" for row in rows),
+        labels=commit.read("labels", columns=["batch"], where=mine).num_rows,
+        annotations=commit.read("annotations", columns=["batch"], where=mine).num_rows,
+        findings=commit.read("findings", columns=["batch"], where=mine).num_rows,
+        quarantined=sum(row["state"] == "quarantined" for row in rows),
+        removed=sum(row["state"] == "removed" for row in rows),
+    )
+
+
+def _objects(batch: Batch, outcomes: Sequence[Outcome], removed: Sequence[Event]) -> pa.Table:
+    ended = [outcome for outcome in outcomes if outcome.state != "superseded"]
+    ended += [Outcome(event=event, state="removed") for event in removed]
+    now = datetime.now(UTC)
+    return pa.Table.from_pylist(
+        [
+            {
+                "dataset": outcome.event.dataset,
+                "key": outcome.event.key,
+                "version": outcome.event.version,
+                "size_bytes": outcome.event.size_bytes,
+                "kind": outcome.kind,
+                "format": outcome.format,
+                "state": outcome.state,
+                "error": outcome.error,
+                "lane": batch.lane,
+                "batch": batch.number,
+                "seen_at": now,
+            }
+            for outcome in ended
+        ],
+        schema=schemas.OBJECTS,
+    )
+
+
+def _row(batch: Batch, done_at: datetime | None, counts: Counts | None) -> pa.Table:
+    row = {
+        "lane": batch.lane,
+        "number": batch.number,
+        "state": "planned" if done_at is None else "done",
+        "events": [vars(event) for event in batch.events],
+        "planned_at": batch.planned_at,
+        "done_at": done_at,
+        **(vars(counts) if counts else {}),
+    }
+    return pa.Table.from_pylist([row], schema=schemas.BATCHES)
+
+
+def _batch_of(row: dict[str, object]) -> Batch:
+    events = row["events"]
+    number, planned_at, lane = row["number"], row["planned_at"], row["lane"]
+    assert isinstance(events, list)
+    assert isinstance(number, int)
+    assert isinstance(planned_at, datetime)
+    return Batch(
+        number=number, events=tuple(Event(**event) for event in events), planned_at=planned_at, lane=str(lane)
+    )

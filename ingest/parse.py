@@ -1,0 +1,169 @@
+"""Objects to Arrow tables: the body of the Ray tasks. It reads, and does nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from ingest.events import DatasetRule, Event
+from storage import schemas
+from storage.errors import StoreError, UnreadableError
+from storage.object_store import ObjectInfo, ObjectStore
+from transforms.delivery import stem_of, without_extension
+from transforms.formats.detect import read_label
+from transforms.images import inspect_image, is_image
+from transforms.normalise import dataset_path
+
+_HEAD_BYTES = 64
+_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is too much for one object."""
+
+    max_image_pixels: int = 200_000_000
+    """Larger images are quarantined from their header, before memory is taken."""
+    max_label_bytes: int = 4_000_000_000
+    """Larger label files are quarantined unread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How reading one object ended. ``superseded``: it is no longer the version that was planned, or is gone."""
+
+    event: Event
+    state: str  # done, quarantined, superseded
+    kind: str = "other"
+    format: str = "other"
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """What some objects say. The tables have all columns but ``batch``."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    images: pa.Table = field(default_factory=schemas.without(schemas.IMAGES, "batch").empty_table)
+    mentions: pa.Table = field(default_factory=schemas.without(schemas.MENTIONS, "batch").empty_table)
+    categories: pa.Table = field(default_factory=schemas.without(schemas.CATEGORIES, "batch").empty_table)
+    labels: pa.Table = field(default_factory=schemas.without(schemas.LABELS, "batch").empty_table)
+
+
+_PARTS = ("images", "mentions", "categories", "labels")
+
+
+def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule, limits: Limits) -> Parsed:
+    """Read and parse the objects of put events; each is read at its planned version or not at all."""
+    return merge([_parse_object(store, event, rule, limits) for event in events])
+
+
+def merge(parts: Sequence[Parsed]) -> Parsed:
+    """Several results as one."""
+    if not parts:
+        return Parsed()
+    tables = {name: pa.concat_tables([getattr(part, name) for part in parts]) for name in _PARTS}
+    return Parsed(outcomes=tuple(outcome for part in parts for outcome in part.outcomes), **tables)
+
+
+def _parse_object(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed:
+    planned = ObjectInfo(event.key, event.version, event.size_bytes)
+    for attempt in range(_TRIES):
+        try:
+            if store.head(event.key) != planned:
+                return _superseded(event)
+            parsed = _read(store, event, rule, limits)
+            # A file that was written to while we read it is not what was planned.
+            return parsed if store.head(event.key) == planned else _superseded(event)
+        except FileNotFoundError:
+            return _superseded(event)
+        except UnreadableError as error:
+            if store.head(event.key) != planned:
+                return _superseded(event)
+            return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=error.message),))
+        except MemoryError:
+            return _quarantined(event, f"{event.key}: {event.size_bytes} bytes do not fit into memory")
+        except (StoreError, OSError) as error:
+            if attempt == _TRIES - 1:
+                return _quarantined(event, f"{event.key}: cannot be read after {_TRIES} tries: {error}")
+            time.sleep(0.1 * 4**attempt)
+    raise AssertionError("unreachable")
+
+
+def _superseded(event: Event) -> Parsed:
+    return Parsed(outcomes=(Outcome(event=event, state="superseded"),))
+
+
+def _quarantined(event: Event, reason: str) -> Parsed:
+    return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
+
+
+def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed:
+    dataset, prefix = rule.of(event.key)
+    path = dataset_path(event.key, prefix)
+    with store.open(event.key) as file:
+        head = file.read(_HEAD_BYTES)
+        if is_image(head) or (not head and _looks_like_image(path)):
+            return _read_image(store, event, file, path, dataset, limits)
+        if event.size_bytes > limits.max_label_bytes:
+            raise UnreadableError(
+                path,
+                f"{event.size_bytes} bytes",
+                expected=f"at most {limits.max_label_bytes} bytes of labels",
+            )
+        data = head + file.read()
+    delivery = read_label(data, path)
+    ours = {"dataset": dataset, "source": event.key}
+    return Parsed(
+        outcomes=(Outcome(event=event, state="done", kind=delivery.kind, format=delivery.format),),
+        mentions=_with(delivery.mentions, ours, schemas.MENTIONS),
+        categories=_with(delivery.categories, ours, schemas.CATEGORIES),
+        labels=_with(delivery.labels, ours, schemas.LABELS),
+    )
+
+
+def _read_image(
+    store: ObjectStore, event: Event, file: BinaryIO, path: str, dataset: str, limits: Limits
+) -> Parsed:
+    file.seek(0)
+    header = inspect_image(file, path, event.size_bytes, max_pixels=limits.max_image_pixels)
+    sample = without_extension(path)
+    row: dict[str, Any] = {
+        "dataset": dataset,
+        "sample": sample,
+        "stem": stem_of(sample),
+        "key": event.key,
+        "uri": store.uri(event.key),
+        "version": event.version,
+        "size_bytes": event.size_bytes,
+        "width": header.width,
+        "height": header.height,
+        "channels": header.channels,
+        "bit_depth": header.bit_depth,
+        "format": header.format,
+        "exif_orientation": header.exif_orientation,
+    }
+    return Parsed(
+        outcomes=(Outcome(event=event, state="done", kind="image", format=header.format),),
+        images=pa.Table.from_pylist([row], schema=schemas.without(schemas.IMAGES, "batch")),
+    )
+
+
+def _looks_like_image(path: str) -> bool:
+    return path.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
+
+
+def _with(table: pa.Table, constants: dict[str, str], schema: pa.Schema) -> pa.Table:
+    """Add constant columns and bring the table into the order of ``schema``."""
+    wanted = schemas.without(schema, "batch")
+    columns = [
+        pa.repeat(pa.scalar(constants[f.name], f.type), table.num_rows)
+        if f.name in constants
+        else table[f.name]
+        for f in wanted
+    ]
+    return pa.table(columns, schema=wanted)

@@ -1,0 +1,117 @@
+"""Ray: parsing spread over tasks, with a bound on what is under way at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from ingest.events import DatasetRule, Event
+from ingest.parse import Limits, Outcome, Parsed, merge, parse_objects
+from storage.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_OBJECTS_A_TASK = 64
+_BYTES_A_TASK = 256_000_000
+
+
+def start_ray(
+    address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False
+) -> str | None:
+    """Connect to the Ray cluster at ``address``, or start one in this process tree.
+
+    Returns the address of the dashboard, where jobs are submitted; None where there is none.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would set CUDA_VISIBLE_DEVICES to nothing for tasks that ask for no GPU, and says so at length.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return _dashboard_url()
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address and address != "local":
+        ray.init(address=address, **options)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or os.cpu_count() or 1,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            **options,
+        )
+    return _dashboard_url()
+
+
+def _dashboard_url() -> str | None:
+    url = getattr(ray.get_runtime_context(), "dashboard_url", None) or ray._private.worker.get_dashboard_url()  # noqa: SLF001
+    return f"http://{url}" if url else None
+
+
+class RayParser:
+    """Parses put events in Ray tasks; at most ``in_flight`` tasks are under way at once.
+
+    A task whose process dies (a decoder that crashes, memory that runs out) is tried again object by object, and
+    the object that kills its task even alone is quarantined.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        rule: DatasetRule,
+        limits: Limits | None = None,
+        *,
+        in_flight: int | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._rule = rule
+        self._store = store
+        self._task = ray.remote(max_retries=0)(parse_objects)
+        self._in_flight = in_flight or 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+    def __call__(self, events: Sequence[Event]) -> Parsed:
+        """Parse all events; the order of the result is the order of the events."""
+        chunks = _chunks(events)
+        results: dict[int, Parsed] = {}
+        running: dict[Any, int] = {}
+        waiting = list(enumerate(chunks))[::-1]
+        while waiting or running:
+            while waiting and len(running) < self._in_flight:
+                index, chunk = waiting.pop()
+                running[self._submit(chunk)] = index
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                index = running.pop(reference)
+                results[index] = self._result(reference, chunks[index])
+        return merge([results[index] for index in range(len(chunks))])
+
+    def _submit(self, chunk: Sequence[Event]) -> Any:
+        return self._task.remote(self._store, list(chunk), self._rule, self._limits)
+
+    def _result(self, reference: Any, chunk: Sequence[Event]) -> Parsed:
+        try:
+            parsed: Parsed = ray.get(reference)
+            return parsed
+        except RayError as error:
+            if len(chunk) > 1:
+                log.warning("objects=%d task died, each is tried alone: %s", len(chunk), type(error).__name__)
+                return merge([self._result(self._submit([event]), [event]) for event in chunk])
+            event = chunk[0]
+            reason = f"{event.key}: reading it ended its process ({type(error).__name__})"
+            return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
+
+
+def _chunks(events: Sequence[Event]) -> list[list[Event]]:
+    """Cut the events into tasks, bounded in number and in bytes."""
+    chunks: list[list[Event]] = []
+    size = 0
+    for event in events:
+        if not chunks or len(chunks[-1]) >= _OBJECTS_A_TASK or size + event.size_bytes > _BYTES_A_TASK:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(event)
+        size += event.size_bytes
+    return chunks
