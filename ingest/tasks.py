@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, Outcome, Parsed, merge, parse_objects
@@ -47,8 +47,14 @@ def start_ray(
 
 
 def _dashboard_url() -> str | None:
-    url = getattr(ray.get_runtime_context(), "dashboard_url", None) or ray._private.worker.get_dashboard_url()  # noqa: SLF001
+    context = ray.get_runtime_context()
+    url = getattr(context, "dashboard_url", None) or ray._private.worker.get_dashboard_url()  # type: ignore[no-untyped-call]  # noqa: SLF001
     return f"http://{url}" if url else None
+
+
+def _cluster_cpus() -> int:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(int(resources.get("CPU", 1)), 1)
 
 
 class RayParser:
@@ -70,7 +76,7 @@ class RayParser:
         self._rule = rule
         self._store = store
         self._task = ray.remote(max_retries=0)(parse_objects)
-        self._in_flight = in_flight or 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        self._in_flight = in_flight or 2 * _cluster_cpus()
 
     def __call__(self, events: Sequence[Event]) -> Parsed:
         """Parse all events; the order of the result is the order of the events."""
@@ -100,8 +106,14 @@ class RayParser:
                 log.warning("objects=%d task died, each is tried alone: %s", len(chunk), type(error).__name__)
                 return merge([self._result(self._submit([event]), [event]) for event in chunk])
             event = chunk[0]
-            reason = f"{event.key}: reading it ended its process ({type(error).__name__})"
+            reason = f"{event.key}: {_why(error)}"
             return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
+
+
+def _why(error: RayError) -> str:
+    if isinstance(error, RayTaskError):
+        return f"cannot be parsed: {type(error.cause).__name__}: {error.cause}"
+    return f"reading it ended its process ({type(error).__name__})"
 
 
 def _chunks(events: Sequence[Event]) -> list[list[Event]]:
