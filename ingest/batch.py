@@ -31,7 +31,9 @@ Parse = Callable[[Sequence[Event]], Parsed]
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What a batch brought: objects landed, rows delivered, and how many derived rows there are more than before."""
+    """What a batch brought: objects landed, rows delivered, and how many derived rows there are more than
+    before.
+    """
 
     images: int = 0
     labels: int = 0
@@ -151,7 +153,7 @@ class Committer:
 
 
 def _stored_rows(commit: LaneCommit, name: str, derived: Derived) -> int:
-    """Rows of the groups before this batch; none of its own, where an attempt that was cut short left some."""
+    """Rows of the groups before this batch; what an attempt that was cut short left does not count."""
     rows = commit.read(name, columns=["batch"], where=among("stem", derived.stems))
     return int(pc.sum(pc.not_equal(rows["batch"], commit.number)).as_py() or 0)
 

@@ -56,8 +56,8 @@ def derive(
 ) -> Derived:
     """Derive the samples that the events of a batch touch.
 
-    A pure function of the tables as ``commit`` sees them, of what was ``parsed``, and of the ledger: running it
-    again after a crash, when some tables have this batch already, gives the same rows.
+    A pure function of the tables as ``commit`` sees them, of what was ``parsed``, and of the ledger:
+    running it again after a crash, when some tables have this batch already, gives the same rows.
     """
     replaced: Stems = defaultdict(set)
     for event in events:
@@ -100,7 +100,7 @@ class _Stored:
         self.replaced = replaced
 
     def group(self, name: str, owner: str, stems: Stems, new: pa.Table) -> pl.DataFrame:
-        """All rows of the groups, stored and new; ``owner`` is the column with the key that rows come from."""
+        """All rows of the groups, stored and new; ``owner`` is the column of the key that rows come from."""
         rows = self._commit.read(name, where=among("stem", stems) & ~pc.field(owner).isin(self._replaced))
         return pl.concat([_frame(rows).drop("batch"), _frame(new)])
 
@@ -130,7 +130,9 @@ class _Stored:
 
 
 def _touched(stored: _Stored, parsed: Parsed, events: Sequence[Event]) -> Stems:
-    """The groups that have to be derived: of every object itself, of what it says, and of what it said before."""
+    """The groups that have to be derived: of every object itself, of what it says, and of what it said
+    before.
+    """
     stems: Stems = defaultdict(set)
     for event in events:
         stems[event.dataset].add(stem_of(without_extension(event.key)))

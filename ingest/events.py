@@ -14,7 +14,8 @@ from storage.lake import Lake
 from storage.object_store import ObjectInfo
 from transforms.delivery import stem_of, without_extension
 
-# First-level folders that name a role or a split rather than a data set: with these the bucket is one data set.
+# First-level folders that name a role or a split rather than a data set: with these the bucket is one data
+# set.
 _INNER_FOLDER = re.compile(
     r"((images?|imgs?|pictures|labels?|annotations?|anns?|data)([-_. ].*|\d*)"
     r"|jpegimages|pngimages|imagesets|segmentation(class|object)|xmls?|txts?|masks?|calib"
@@ -38,9 +39,10 @@ class Event:
 class DatasetRule:
     """Which data set a key belongs to.
 
-    With ``name`` the whole bucket is that data set. With ``prefixes`` (data set to prefix) the longest that fits
-    decides. Else it is the first-level folder, unless that folder only names a role (``images``, ``Annotations``,
-    ``image_2``) or a split (``train``), or the object lies at the top: then the data set is called like the bucket.
+    With ``name`` the whole bucket is that data set. With ``prefixes`` (data set to prefix) the longest that
+    fits decides. Else it is the first-level folder, unless that folder only names a role (``images``,
+    ``Annotations``, ``image_2``) or a split (``train``), or the object lies at the top: then the data set
+    is called like the bucket.
     """
 
     bucket: str
@@ -112,7 +114,8 @@ class Ledger:
         return ((key, entry) for key, entry in self._entries.items() if entry.state == "quarantined")
 
     def news(self, found: Iterable[ObjectInfo], rule: DatasetRule, *, complete: bool = True) -> list[Event]:
-        """The events that lead from the ledger to what was ``found``, in the order in which they are best worked on.
+        """The events that lead from the ledger to what was ``found``, in the order in which they are best
+        worked on.
 
         With ``complete`` (a listing of the whole bucket), keys that were not found have been removed.
         """

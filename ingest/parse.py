@@ -34,7 +34,9 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How reading one object ended. ``superseded``: it is no longer the version that was planned, or is gone."""
+    """How reading one object ended. ``superseded``: it is no longer the version that was planned, or is
+    gone.
+    """
 
     event: Event
     state: str  # done, quarantined, superseded

@@ -33,8 +33,8 @@ def reconcile(
 ) -> Pass:
     """Finish what was left unfinished, then bring the lake up to date with the bucket.
 
-    Objects that change while they are read are listed again, a few times; the next pass takes what still moves.
-    ``on_batch`` hears of each batch and of the number of events left.
+    Objects that change while they are read are listed again, a few times; the next pass takes what still
+    moves. ``on_batch`` hears of each batch and of the number of events left.
     """
     began = time.monotonic()
     done = Pass()

@@ -12,56 +12,53 @@ from ray.exceptions import RayError, RayTaskError
 
 from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, Outcome, Parsed, merge, parse_objects
+from storage.errors import ConfigError
 from storage.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 
 _OBJECTS_A_TASK = 64
 _BYTES_A_TASK = 256_000_000
+_TRIES_ALONE = 2
 
 
-def start_ray(
-    address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False
-) -> str | None:
+def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: bool = False) -> str | None:
     """Connect to the Ray cluster at ``address``, or start one in this process tree.
 
-    Returns the address of the dashboard, where jobs are submitted; None where there is none.
+    With ``jobs`` the local cluster gets the dashboard's server, which takes jobs. Returns its address; None
+    where there is none.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would set CUDA_VISIBLE_DEVICES to nothing for tasks that ask for no GPU, and says so at length.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if ray.is_initialized():
-        return _dashboard_url()
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and address != "local":
-        ray.init(address=address, **options)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or os.cpu_count() or 1,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            **options,
-        )
-    return _dashboard_url()
-
-
-def _dashboard_url() -> str | None:
-    context = ray.get_runtime_context()
-    url = getattr(context, "dashboard_url", None) or ray._private.worker.get_dashboard_url()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return f"http://{url}" if url else None
-
-
-def _cluster_cpus() -> int:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(int(resources.get("CPU", 1)), 1)
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "ignore_reinit_error": True,
+    }
+    try:
+        if address and address != "local":
+            context = ray.init(address=address, **options)
+        else:
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus or os.cpu_count() or 1,
+                include_dashboard=jobs,
+                dashboard_host="127.0.0.1",
+                # Without a cluster nothing outside this machine has any business with Ray's ports.
+                _node_ip_address="127.0.0.1",
+                **options,
+            )
+    except (ConnectionError, RayError, ValueError) as error:
+        raise ConfigError(f"ray: cannot reach a cluster at {address or 'local'}: {error}") from error
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
 class RayParser:
     """Parses put events in Ray tasks; at most ``in_flight`` tasks are under way at once.
 
-    A task whose process dies (a decoder that crashes, memory that runs out) is tried again object by object, and
-    the object that kills its task even alone is quarantined.
+    A task whose process dies (a decoder that crashes, memory that runs out) is tried again object by object,
+    and the object that kills its task even alone is quarantined.
     """
 
     def __init__(
@@ -102,12 +99,18 @@ class RayParser:
             parsed: Parsed = ray.get(reference)
             return parsed
         except RayError as error:
-            if len(chunk) > 1:
-                log.warning("objects=%d task died, each is tried alone: %s", len(chunk), type(error).__name__)
-                return merge([self._result(self._submit([event]), [event]) for event in chunk])
-            event = chunk[0]
-            reason = f"{event.key}: {_why(error)}"
-            return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
+            log.warning("objects=%d task=died why=%r each is tried alone", len(chunk), type(error).__name__)
+            return merge([self._alone(event) for event in chunk])
+
+    def _alone(self, event: Event) -> Parsed:
+        reason = ""
+        for _ in range(_TRIES_ALONE):
+            try:
+                parsed: Parsed = ray.get(self._submit([event]))
+                return parsed
+            except RayError as error:
+                reason = f"{event.key}: {_why(error)}"
+        return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
 
 
 def _why(error: RayError) -> str:
@@ -127,3 +130,8 @@ def _chunks(events: Sequence[Event]) -> list[list[Event]]:
         chunks[-1].append(event)
         size += event.size_bytes
     return chunks
+
+
+def _cluster_cpus() -> int:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(int(resources.get("CPU", 1)), 1)

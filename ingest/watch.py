@@ -25,8 +25,9 @@ class _Watched:
 class DirectoryWatch:
     """Keys of a directory bucket that may have changed and are complete.
 
-    A file is complete when its size and modification time have not changed for ``settle_s`` seconds. A hint may be
-    doubled or lost: what is true is decided by the ledger, and by the listing that the service runs at intervals.
+    A file is complete when its size and modification time have not changed for ``settle_s`` seconds. A hint
+    may be doubled or lost: what is true is decided by the ledger, and by the listing that the service runs
+    at intervals.
     """
 
     def __init__(self, store: ObjectStore, *, settle_s: float = 0.5) -> None:
@@ -36,7 +37,9 @@ class DirectoryWatch:
         self._hinted: dict[str, _Watched] = {}
         self._lost_track = False
         self._observer = Observer()
-        self._observer.schedule(_Hints(store.root, self.hint, self.lose_track), str(store.root), recursive=True)
+        self._observer.schedule(
+            _Hints(store.root, self.hint, self.lose_track), str(store.root), recursive=True
+        )
 
     def start(self) -> None:
         """Begin to watch."""

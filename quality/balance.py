@@ -32,7 +32,7 @@ class Balance:
 
     @property
     def imbalance(self) -> float:
-        """Boxes of the largest class for each box of the smallest; 1 is even, NaN where there are no boxes."""
+        """Boxes of the largest class for each box of the smallest; 1 is even, NaN without boxes."""
         return self.classes[0].boxes / self.classes[-1].boxes if self.classes else math.nan
 
     @property

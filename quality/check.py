@@ -14,7 +14,9 @@ _WHO = ("dataset", "sample", "stem", "source", "instance", "line", "category")
 
 @dataclass(frozen=True)
 class Checked:
-    """``boxes``: those that remain, with ``corrected`` and ``changes``; ``findings``: one row per broken rule."""
+    """``boxes``: those that remain, with ``corrected`` and ``changes``; ``findings``: one row per broken
+    rule.
+    """
 
     boxes: pl.DataFrame
     findings: pl.DataFrame
@@ -23,8 +25,8 @@ class Checked:
 def check_boxes(boxes: pl.DataFrame, *, correct: bool, rules: Sequence[Rule] = RULES) -> Checked:
     """Check boxes (columns as in :mod:`quality.rules`, and who they are) against ``rules``.
 
-    With ``correct`` the corrections are made, and boxes that no correction can save are dropped; without it every
-    box stays as delivered, and findings have no correction.
+    With ``correct`` the corrections are made, and boxes that no correction can save are dropped; without it
+    every box stays as delivered, and findings have no correction.
     """
     row = "__row"
     delivered = boxes.with_row_index(row)

@@ -56,7 +56,7 @@ def judge(
     quarantined: int,
     thresholds: Thresholds | None = None,
 ) -> GateResult:
-    """Judge a data set from its counts: delivered boxes, boxes with an error, objects, quarantined objects."""
+    """Judge a data set by its counts: boxes delivered, boxes with an error, objects, objects quarantined."""
     limits = thresholds or Thresholds()
     failures: list[str] = []
     warnings: list[str] = []

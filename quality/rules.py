@@ -1,9 +1,9 @@
 """The rules for boxes: each declared once, with what it sees and what mends it.
 
-All expressions speak of a frame with ``xmin, ymin, xmax, ymax`` (float64, absolute pixels) and ``width, height`` of
-the image as it is shown. Conditions look at the box as delivered, so that one box can break several rules.
-Corrections are run for every format in the order of :data:`RULES`: what is no number goes, then corners are swapped,
-then clipped, then what has no area left goes. After that no box is invalid.
+All expressions speak of a frame with ``xmin, ymin, xmax, ymax`` (float64, absolute pixels) and ``width,
+height`` of the image as it is shown. Conditions look at the box as delivered, so that one box can break
+several rules. Corrections are run for every format in the order of :data:`RULES`: what is no number goes,
+then corners are swapped, then clipped, then what has no area left goes. After that no box is invalid.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The lake: tables and their schemas, commits, SQL, snapshots, artifacts; access to objects through fsspec."""
+"""The lake: tables and their schemas, commits, SQL, snapshots, artifacts; access to objects."""

@@ -1,7 +1,7 @@
 """The one error root of Dropmill and its causes.
 
-Every error carries its facts as attributes and builds its own sentence: file, place in it, what was found, what was
-expected, what to do. All are picklable, because Ray ships them between processes.
+Every error carries its facts as attributes and builds its own sentence: file, place in it, what was found,
+what was expected, what to do. All are picklable, because Ray ships them between processes.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ class Lake:
 class LaneCommit:
     """One batch's handles on the tables: what it reads and what it commits are the same version.
 
-    Delta accepts the same transaction twice and only refuses a stale handle, so every commit is preceded by a look
-    at the table's transaction of this lane, and made from the handle that was looked at.
+    Delta accepts the same transaction twice and only refuses a stale handle, so every commit is preceded by
+    a look at the table's transaction of this lane, and made from the handle that was looked at.
     """
 
     def __init__(self, lake: Lake, lane: str, number: int) -> None:
@@ -187,7 +187,8 @@ class LaneCommit:
         self._commit("batches", row, f"lane = {sql_text(self.lane)} AND number = {self.number}")
 
     def replace(self, name: str, rows: pa.Table, *, column: str, values: Mapping[str, Iterable[str]]) -> None:
-        """Replace, in one commit, all rows whose ``(dataset, column)`` is among ``values`` (dataset to values).
+        """Replace, in one commit, all rows whose ``(dataset, column)`` is among ``values`` (dataset to
+        values).
 
         ``rows`` may only hold such rows. Where nothing of that kind is stored, the commit only adds files.
         """
@@ -255,7 +256,8 @@ def read_table(
 def among(column: str, values: Mapping[str, Iterable[str]], *, exact: bool = False) -> pc.Expression:
     """The filter "(dataset, column) is among values".
 
-    The range of the values is part of the filter, because it is what lets files be skipped by their statistics.
+    The range of the values is part of the filter, because it is what lets files be skipped by their
+    statistics.
     """
     terms = []
     for dataset, chosen in values.items():

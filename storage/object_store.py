@@ -1,8 +1,8 @@
 """Where objects live: one URL with its options, for the bucket and for the lake.
 
-A directory is read with the operating system's own calls, everything else through fsspec, so that ``s3://`` works
-as soon as the extra ``s3`` is installed. Keys are relative, with ``/`` between their parts, and can never leave the
-folder that the store was opened on.
+A directory is read with the operating system's own calls, everything else through fsspec, so that ``s3://``
+works as soon as the extra ``s3`` is installed. Keys are relative, with ``/`` between their parts, and can
+never leave the folder that the store was opened on.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ObjectStore:
             return fsspec.filesystem(protocol, **self.options)
         except (ImportError, ValueError) as error:
             raise ConfigError(
-                f"{self.url}: no access to {protocol}:// here ({error}); install dropmill[s3] for S3 and MinIO"
+                f"{self.url}: no access to {protocol}:// ({error}); install dropmill[s3] for S3 and MinIO"
             ) from error
 
     def below(self, *parts: str) -> ObjectStore:
@@ -86,7 +86,7 @@ class ObjectStore:
         return f"{self.url}/{checked_key(key)}"
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects below ``prefix``, in no particular order. Hidden and half-written names are left out."""
+        """All objects below ``prefix``, in any order; hidden and half-written names are left out."""
         found = self._list_directory(prefix) if self.is_directory else self._list_remote(prefix)
         return (info for info in found if is_object_key(info.key))
 
@@ -142,8 +142,8 @@ class ObjectStore:
     def probe_exclusive_create(self) -> None:
         """Raise LakeError unless the store refuses to create the same key twice.
 
-        Delta's commits rest on that refusal (``If-None-Match: *``, status 412, on object stores): a store that
-        ignores it loses commits without a word.
+        Delta's commits rest on that refusal (``If-None-Match: *``, status 412, on object stores): a store
+        that ignores it loses commits without a word.
         """
         key = f".dropmill-probe-{os.getpid()}-{os.urandom(4).hex()}"
         if self.is_directory:
@@ -160,8 +160,8 @@ class ObjectStore:
             except FileExistsError:
                 return
             raise LakeError(
-                f"{self.url}: the store accepted the same key twice with If-None-Match; commits would be lost, so "
-                "nothing is written here. Use a store with conditional puts (S3, MinIO since 2024, Ceph RGW)",
+                f"{self.url}: the store accepted the same key twice with If-None-Match; commits would "
+                "be lost, so nothing is written. Use a store with conditional puts (S3, MinIO since 2024)",
                 url=self.url,
             )
         finally:

@@ -1,12 +1,12 @@
 """The tables of the lake, column by column.
 
-Boxes of ``annotations`` are corners in absolute pixels of the image as it is shown (EXIF orientation applied):
-``xmin, ymin, xmax, ymax``, float64, origin at the outer corner of the top left pixel, x to the right, y down.
-``labels`` keeps the numbers as delivered, with ``bbox_mode`` saying what they mean.
+Boxes of ``annotations`` are corners in absolute pixels of the image as it is shown (EXIF orientation
+applied): ``xmin, ymin, xmax, ymax``, float64, origin at the outer corner of the top left pixel, x to the
+right, y down. ``labels`` keeps the numbers as delivered, with ``bbox_mode`` saying what they mean.
 
-An *instance* is identified by ``(dataset, source, instance)``: the key of its label object and its ordinal in it
-(0-based, in file order). ``stem`` is the last path component without extension: images and labels that can belong
-together share it.
+An *instance* is identified by ``(dataset, source, instance)``: the key of its label object and its ordinal
+in it (0-based, in file order). ``stem`` is the last path component without extension: images and labels
+that can belong together share it.
 """
 
 from __future__ import annotations

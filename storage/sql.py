@@ -24,6 +24,7 @@ from storage.schemas import TABLES
 if TYPE_CHECKING:
     from storage.lake import Lake
 
+# A view may build upon those before it.
 _VIEWS = {
     "boxes": """
         SELECT a.*, xmax - xmin AS width, ymax - ymin AS height, (xmax - xmin) * (ymax - ymin) AS area,
@@ -40,9 +41,10 @@ _VIEWS = {
         SELECT m.dataset, m.source, m.ref, m.instances FROM mentions m
         WHERE m.kind = 'label' AND EXISTS (SELECT 1 FROM findings f WHERE f.dataset = m.dataset
               AND f.source = m.source AND f.sample = m.ref AND f.rule = 'unknown_image')""",
+    "newest": """
+        SELECT * FROM objects QUALIFY row_number() OVER (PARTITION BY key ORDER BY batch DESC) = 1""",
     "quarantine": """
-        SELECT dataset, key, version, error, batch, seen_at FROM objects o
-        QUALIFY row_number() OVER (PARTITION BY key ORDER BY batch DESC) = 1 AND o.state = 'quarantined'""",
+        SELECT dataset, key, version, error, batch, seen_at FROM newest WHERE state = 'quarantined'""",
 }
 
 
@@ -106,8 +108,10 @@ def run_query(
     at: datetime | str | None = None,
     memory_limit: str = "4GB",
 ) -> Rows:
-    """Run one SELECT over the tables of the lake and the views ``boxes``, ``class_balance``, ``waiting`` and
-    ``quarantine``.
+    """Run one SELECT over the tables of the lake and its views.
+
+    The views are ``boxes``, ``class_balance``, ``waiting``, ``newest`` (of ``objects``: the last word on each
+    key) and ``quarantine``.
 
     ``versions`` pins tables by version, ``at`` all tables by a moment (ISO 8601, UTC where no zone is given).
     Raises QueryError for anything but one reading statement, and for what DuckDB refuses.
@@ -121,12 +125,12 @@ def run_query(
         connection.execute(f"SET memory_limit = '{memory_limit}'")
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET TimeZone = 'UTC'")
-        for name in _tables_needed(query):
+        tables, views = _needed(query)
+        for name in tables:
             table = lake.table(name, pinned.get(name, moment))
             connection.register(name, table.to_pyarrow_dataset())
-        for name, text in _VIEWS.items():
-            if _mentions(query, name):
-                connection.execute(f"CREATE TEMP VIEW {name} AS {text}")
+        for name in views:
+            connection.execute(f"CREATE TEMP VIEW {name} AS {_VIEWS[name]}")
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -155,12 +159,20 @@ def _mentions(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text, re.IGNORECASE) is not None
 
 
-def _tables_needed(query: str) -> list[str]:
-    """Opening a table reads its log, so only those are opened whose name stands in the query."""
-    text = query + "".join(definition for name, definition in _VIEWS.items() if _mentions(query, name))
+def _needed(query: str) -> tuple[list[str], list[str]]:
+    """The tables and views whose names stand in the query, each after those it builds upon.
+
+    Opening a table reads its log, so no others are opened.
+    """
     if re.search(r"\b(show|describe|information_schema|duckdb_tables)\b", query, re.IGNORECASE):
-        return list(TABLES)
-    return [name for name in TABLES if _mentions(text, name)]
+        return list(TABLES), list(_VIEWS)
+    text = query
+    views: list[str] = []
+    for name in reversed(_VIEWS):
+        if _mentions(text, name):
+            views.insert(0, name)
+            text += _VIEWS[name]
+    return [name for name in TABLES if _mentions(text, name)], views
 
 
 def _moment(at: datetime | str | None) -> datetime | None:

@@ -17,9 +17,12 @@ DELIVERED_LABELS = schemas.without(schemas.LABELS, *_OURS)
 DELIVERED_MENTIONS = schemas.without(schemas.MENTIONS, *_OURS)
 DELIVERED_CATEGORIES = schemas.without(schemas.CATEGORIES, *_OURS)
 
-# Folder names that only say which role a file has. "train" or "cam1" are not among them: they tell samples apart.
+# Folder names that only say which role a file has. "train" or "cam1" are not among them: they tell samples
+# apart.
 _ROLE_FOLDER = re.compile(
-    r"(images?|imgs?|jpegimages|pngimages|pictures|data|labels?|annotations?|anns?|xmls?|txts?)(_?\d+)?", re.IGNORECASE
+    r"(images?|imgs?|jpegimages|pngimages|pictures|data|labels?|annotations?|anns?|xmls?|txts?)"
+    r"(_?\d+)?",
+    re.IGNORECASE,
 )
 
 

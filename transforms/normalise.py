@@ -1,7 +1,8 @@
 """Labels as delivered become boxes in absolute pixels of the image they belong to.
 
-The unit of work is the *group*: everything of a data set that shares a stem. What comes out is a function of what
-the group holds now, whatever came first, so a group that changed in any way is normalised again as a whole.
+The unit of work is the *group*: everything of a data set that shares a stem. What comes out is a function
+of what the group holds now, whatever came first, so a group that changed in any way is normalised again as
+a whole.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalised:
-    """``images`` with sample, split and labelled filled in; ``boxes`` ready for the rules (annotation columns, and
-    ``line, width, height``); ``remarks``: findings about files, with the columns of the table ``findings``.
+    """``images`` with sample, split and labelled filled in; ``boxes`` ready for the rules (annotation
+    columns, and ``line, width, height``); ``remarks``: findings about files, with the columns of the table
+    ``findings``.
     """
 
     images: pl.DataFrame
@@ -49,8 +51,8 @@ class Normalised:
 def normalise(groups: Groups, *, label_order: Sequence[str] = (), prefixes: Mapping[str, str]) -> Normalised:
     """Join labels to images, choose one label file per image, and turn boxes into absolute corners.
 
-    ``label_order`` names folders or files (prefixes of the path below the data set) whose labels win where several
-    speak of one image. ``prefixes`` gives, per data set, the part of a key that leads to it.
+    ``label_order`` names folders or files (prefixes of the path below the data set) whose labels win where
+    several speak of one image. ``prefixes`` gives, per data set, the part of a key that leads to it.
     """
     images = _samples(groups.images, prefixes)
     matched, unmatched = _match(groups.mentions.filter(pl.col("kind") == "label"), images)
@@ -122,8 +124,8 @@ def _samples(images: pl.DataFrame, prefixes: Mapping[str, str]) -> pl.DataFrame:
 
 
 def _match(mentions: pl.DataFrame, images: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Find the image of each mention. Returns mentions with ``sample, exact``, and those left over with the number of
-    ``candidates`` (0, or several that fit equally well).
+    """Find the image of each mention. Returns mentions with ``sample, exact``, and those left over with the
+    number of ``candidates`` (0, or several that fit equally well).
 
     Without the folders that only name a role, the two paths are the same, or one is the end of the other.
     """
