@@ -1,0 +1,5 @@
+"""``python -m dropmill`` is the command ``dropmill``."""
+
+from dropmill.cli import main
+
+main()

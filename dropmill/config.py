@@ -1,0 +1,273 @@
+"""``dropmill.yaml``: what the service watches, where it writes, and what sets off which run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ingest.derive import Settings
+from ingest.events import DatasetRule
+from ingest.parse import Limits
+from ingest.triggers import Trigger
+from quality.gate import Thresholds, Verdict
+from storage.errors import ConfigError, UnknownKeyError
+from storage.object_store import ObjectStore
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class IngestConfig(_Strict):
+    """How objects become batches."""
+
+    batch_objects: int = Field(default=2_000, ge=1, le=100_000)
+    """A batch ends at this many objects."""
+    batch_wait_s: float = Field(default=2.0, ge=0)
+    """A batch ends this long after its first object."""
+    settle_s: float = Field(default=0.5, ge=0)
+    """A file is complete when its size and time have not changed for so long."""
+    reconcile_s: float = Field(default=300.0, gt=0)
+    """The bucket is listed and compared with the lake at this interval."""
+    max_image_pixels: int = Field(default=Limits.max_image_pixels, ge=1)
+    """Larger images are quarantined from their header."""
+    max_label_bytes: int = Field(default=Limits.max_label_bytes, ge=1)
+    """Larger label files are quarantined unread."""
+
+
+class RayConfig(_Strict):
+    """Where the work is done."""
+
+    address: str | None = None
+    """A cluster's address; none starts Ray on this machine."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs that the local Ray may use; none takes all."""
+
+
+class GateConfig(_Strict):
+    """The thresholds of the gate, see :class:`quality.gate.Thresholds`."""
+
+    warn_invalid_share: float = Field(default=Thresholds.warn_invalid_share, ge=0, le=1)
+    fail_invalid_share: float = Field(default=Thresholds.fail_invalid_share, ge=0, le=1)
+    fail_quarantined_share: float = Field(default=Thresholds.fail_quarantined_share, ge=0, le=1)
+    warn_imbalance: float = Field(default=Thresholds.warn_imbalance, ge=1)
+    fail_imbalance: float | None = Field(default=Thresholds.fail_imbalance, ge=1)
+    fail_boxes_below: int = Field(default=Thresholds.fail_boxes_below, ge=0)
+
+
+class QualityConfig(_Strict):
+    """Rules and corrections."""
+
+    apply_correction: bool = True
+    """Mend boxes that break a rule; leave out those that cannot be mended."""
+    label_order: tuple[str, ...] = ()
+    """Folders (below the data set) whose labels win where several speak of one image."""
+    gate: GateConfig = GateConfig()
+
+
+class WhenConfig(_Strict):
+    """What has to be true before a pipeline runs."""
+
+    gate: Literal["pass", "warn"] = "warn"
+    """The worst verdict of the gate that is still good enough."""
+    new_labelled_images: int = Field(default=100, ge=1)
+    """Labelled images that the last run had not."""
+    settle_s: float = Field(default=10.0, ge=0)
+    """Nothing has arrived for so long."""
+
+
+class TrainConfig(_Strict):
+    """A training run; everything beside ``model`` may be left out."""
+
+    model: Literal["detectnet_v2"] = "detectnet_v2"
+    spec: Path | None = None
+    """A spec file of that model; none makes one from the data."""
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    input_width: int | None = Field(default=None, ge=32)
+    input_height: int | None = Field(default=None, ge=32)
+    pretrained: Path | None = None
+    """A checkpoint on this machine whose backbone is taken."""
+    workers: int = Field(default=1, ge=1)
+    """Ray Train workers, each with a GPU where there are GPUs."""
+    seed: int = 42
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Training ends at the first epoch past this, with what it has reached."""
+
+
+class PipelineConfig(_Strict):
+    """What a change in the lake sets going."""
+
+    name: str = Field(min_length=1, max_length=60)
+    dataset: str | None = None
+    """None: every data set of the lake, each for itself."""
+    when: WhenConfig = WhenConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class Config(_Strict):
+    """The whole of ``dropmill.yaml``."""
+
+    bucket: str
+    """Where objects are dropped: a folder, or any fsspec URL."""
+    lake: str
+    """Where results go: a folder, or any fsspec URL."""
+    dataset: str | None = None
+    """The whole bucket is this one data set."""
+    datasets: dict[str, str] = Field(default_factory=dict)
+    """Data set to prefix; what none fits goes by its first-level folder."""
+    ingest: IngestConfig = IngestConfig()
+    ray: RayConfig = RayConfig()
+    quality: QualityConfig = QualityConfig()
+    pipelines: tuple[PipelineConfig, ...] = ()
+
+    @field_validator("pipelines")
+    @classmethod
+    def _names_differ(cls, value: tuple[PipelineConfig, ...]) -> tuple[PipelineConfig, ...]:
+        names = [pipeline.name for pipeline in value]
+        if len(set(names)) < len(names):
+            raise ValueError("two pipelines have the same name")
+        return value
+
+    @model_validator(mode="after")
+    def _lake_outside_bucket(self) -> Config:
+        check_apart(ObjectStore.at(self.bucket), ObjectStore.at(self.lake))
+        return self
+
+    def rule(self) -> DatasetRule:
+        """Which data set a key belongs to."""
+        return DatasetRule(
+            bucket=ObjectStore.at(self.bucket).name, name=self.dataset, prefixes=self.datasets
+        )
+
+    def limits(self) -> Limits:
+        """What is too much for one object."""
+        return Limits(
+            max_image_pixels=self.ingest.max_image_pixels, max_label_bytes=self.ingest.max_label_bytes
+        )
+
+    def settings(self) -> Settings:
+        """How samples are derived."""
+        return Settings(
+            apply_correction=self.quality.apply_correction, label_order=self.quality.label_order
+        )
+
+    def thresholds(self) -> Thresholds:
+        """Where the gate warns and fails."""
+        return Thresholds(**self.quality.gate.model_dump())
+
+    def triggers(self) -> list[Trigger]:
+        """The pipelines, as triggers know them."""
+        return [
+            Trigger(
+                pipeline=pipeline.name,
+                step=f"model {pipeline.train.model} train",
+                gate=Verdict(pipeline.when.gate),
+                new_labelled_images=pipeline.when.new_labelled_images,
+                dataset=pipeline.dataset,
+                parameters=pipeline.train.model_dump(mode="json", exclude_none=True),
+            )
+            for pipeline in self.pipelines
+        ]
+
+
+def load_config(path: Path) -> Config:
+    """Read ``dropmill.yaml``; relative paths in it are relative to its folder.
+
+    Raises ConfigError that names the line, UnknownKeyError that names the nearest key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys such as bucket and lake, found {type(content).__name__}")
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise _readable(path, tree, error) from error
+    return _from_folder(config, path.resolve().parent)
+
+
+def check_apart(bucket: ObjectStore, lake: ObjectStore) -> None:
+    """Raise where one of the two lies inside the other: the service would take its own files for drops."""
+    inner, outer = bucket.url.rstrip("/") + "/", lake.url.rstrip("/") + "/"
+    if inner.startswith(outer) or outer.startswith(inner):
+        raise ValueError(f"bucket ({bucket.url}) and lake ({lake.url}) must not lie inside each other")
+
+
+def _from_folder(config: Config, folder: Path) -> Config:
+    def absolute(where: str) -> str:
+        return where if "://" in where else str((folder / Path(where).expanduser()).resolve())
+
+    def absolute_path(where: Path | None) -> Path | None:
+        return None if where is None else (folder / where.expanduser()).resolve()
+
+    pipelines = tuple(
+        pipeline.model_copy(
+            update={
+                "train": pipeline.train.model_copy(
+                    update={
+                        "spec": absolute_path(pipeline.train.spec),
+                        "pretrained": absolute_path(pipeline.train.pretrained),
+                    }
+                )
+            }
+        )
+        for pipeline in config.pipelines
+    )
+    return config.model_copy(
+        update={
+            "bucket": absolute(config.bucket),
+            "lake": absolute(config.lake),
+            "pipelines": pipelines,
+        }
+    )
+
+
+def _readable(path: Path, tree: yaml.Node | None, error: ValidationError) -> ConfigError:
+    """The first thing that is wrong, with its line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    place = f"{path}, line {_line(tree, first['loc'])}"
+    if first["type"] == "extra_forbidden":
+        return UnknownKeyError(place, where, _known(first["loc"]))
+    return ConfigError(f"{place}: {where or 'the file'}: {first['msg']}")
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that would have been right at a location, each with the path that leads to it."""
+    model: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+        model = inner[0] if inner else annotation
+    prefix = "".join(f"{part}." for part in location[:-1])
+    return [prefix + name for name in model.model_fields]
+
+
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    line = node.start_mark.line + 1 if node else 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not pairs:
+                break
+            line = pairs[0][0].start_mark.line + 1
+            node = pairs[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
