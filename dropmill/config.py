@@ -139,9 +139,7 @@ class Config(_Strict):
 
     def rule(self) -> DatasetRule:
         """Which data set a key belongs to."""
-        return DatasetRule(
-            bucket=ObjectStore.at(self.bucket).name, name=self.dataset, prefixes=self.datasets
-        )
+        return DatasetRule(bucket=ObjectStore.at(self.bucket).name, name=self.dataset, prefixes=self.datasets)
 
     def limits(self) -> Limits:
         """What is too much for one object."""
@@ -151,9 +149,7 @@ class Config(_Strict):
 
     def settings(self) -> Settings:
         """How samples are derived."""
-        return Settings(
-            apply_correction=self.quality.apply_correction, label_order=self.quality.label_order
-        )
+        return Settings(apply_correction=self.quality.apply_correction, label_order=self.quality.label_order)
 
     def thresholds(self) -> Thresholds:
         """Where the gate warns and fails."""
@@ -168,6 +164,7 @@ class Config(_Strict):
                 gate=Verdict(pipeline.when.gate),
                 new_labelled_images=pipeline.when.new_labelled_images,
                 dataset=pipeline.dataset,
+                settle_s=pipeline.when.settle_s,
                 parameters=pipeline.train.model_dump(mode="json", exclude_none=True),
             )
             for pipeline in self.pipelines

@@ -28,32 +28,34 @@ def reconcile(
     rule: DatasetRule,
     *,
     batch_objects: int = 2_000,
+    on_plan: Callable[[int], None] = lambda _events: None,
     on_batch: Callable[[Batch, Counts, int], None] = lambda _batch, _counts, _left: None,
     stopping: Callable[[], bool] = lambda: False,
+    hold: Callable[[str], bool] = lambda _key: False,
 ) -> Pass:
     """Finish what was left unfinished, then bring the lake up to date with the bucket.
 
     Objects that change while they are read are listed again, a few times; the next pass takes what still
-    moves. ``on_batch`` hears of each batch and of the number of events left.
+    moves. Keys that ``hold`` names are left for later. ``on_plan`` hears how many events a listing gave,
+    ``on_batch`` of each batch and of the number of events left; ``stopping`` ends the pass between two
+    batches.
     """
     began = time.monotonic()
     done = Pass()
     for batch in committer.unfinished():
         _count(done, committer.run(batch), batch, 0, on_batch)
     for _ in range(_ROUNDS):
-        events = committer.ledger.news(store.list(), rule)
-        if not events:
+        events = [event for event in committer.ledger.news(store.list(), rule) if not hold(event.key)]
+        if not events or stopping():
             break
-        chunks = cut(events, batch_objects)
+        on_plan(len(events))
         left = len(events)
-        for chunk in chunks:
+        for chunk in cut(events, batch_objects):
             if stopping():
                 break
             batch = committer.plan(chunk)
             left -= len(chunk)
             _count(done, committer.run(batch), batch, left, on_batch)
-        if stopping():
-            break
     done.seconds = time.monotonic() - began
     return done
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """When a step runs: the gate is at least ``gate``, and so many labelled images are new since the last run."""
+    """When a step runs: the gate is at least ``gate``, and that many labelled images are new."""
 
     pipeline: str
     step: str
@@ -39,6 +39,8 @@ class Trigger:
     new_labelled_images: int = 1
     dataset: str | None = None
     """None: every data set of the lake, each for itself."""
+    settle_s: float = 0.0
+    """Nothing has been committed for so long."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the step is told; goes into ``runs`` as it is."""
 
@@ -61,11 +63,20 @@ class Triggers:
         self._thresholds = thresholds or Thresholds()
         self._python = python
         self._refused: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._unchecked = set(range(len(triggers)))
 
-    def fire(self) -> list[str]:
-        """Start every run that is due; returns their names."""
+    def note_change(self) -> None:
+        """Say that the lake has changed, or that a run has ended: every trigger is to be looked at again."""
+        self._unchecked = set(range(len(self._triggers)))
+
+    def fire(self, quiet_s: float) -> list[str]:
+        """Start every run that is due, nothing having been committed for ``quiet_s``; returns their names."""
         started = []
-        for trigger in self._triggers:
+        for index in sorted(self._unchecked):
+            trigger = self._triggers[index]
+            if quiet_s < trigger.settle_s:
+                continue
+            self._unchecked.discard(index)
             for dataset in self._datasets(trigger):
                 run = self._due(trigger, dataset)
                 if run is not None:

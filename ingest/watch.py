@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +11,12 @@ from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler, FileSystemMovedEvent
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
 
 from storage.object_store import ObjectInfo, ObjectStore, is_object_key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,13 +41,22 @@ class DirectoryWatch:
         self._lock = threading.Lock()
         self._hinted: dict[str, _Watched] = {}
         self._lost_track = False
-        self._observer = Observer()
-        self._observer.schedule(
-            _Hints(store.root, self.hint, self.lose_track), str(store.root), recursive=True
-        )
+        self._observer: BaseObserver = Observer()
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; by looking at intervals where the operating system refuses to tell."""
+        try:
+            self._begin()
+        except OSError as error:
+            log.warning(
+                "no notifications, polling instead", extra={"folder": self._store.url, "why": str(error)}
+            )
+            self._observer = PollingObserver()
+            self._begin()
+
+    def _begin(self) -> None:
+        hints = _Hints(self._store.root, self.hint, self.lose_track)
+        self._observer.schedule(hints, str(self._store.root), recursive=True)
         self._observer.start()
 
     def stop(self) -> None:
@@ -64,6 +78,11 @@ class DirectoryWatch:
         """Whether track was lost since the last call."""
         lost, self._lost_track = self._lost_track, False
         return lost
+
+    def is_moving(self, key: str) -> bool:
+        """Whether a key has been hinted at and not been taken: it may be half written."""
+        with self._lock:
+            return key in self._hinted
 
     def pending(self) -> int:
         """How many keys have been hinted at and not been taken."""

@@ -1,0 +1,135 @@
+"""``dropmill ingest``: one pass over a bucket."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import click
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dropmill.config import Config, IngestConfig, QualityConfig, check_apart
+from dropmill.logs import set_up_logging
+from ingest.batch import Batch, Committer, Counts
+from ingest.reconcile import Pass, reconcile
+from ingest.tasks import RayParser, start_ray
+from storage.errors import ConfigError
+from storage.lake import Lake
+from storage.object_store import ObjectStore
+
+
+@click.command("ingest")
+@click.argument("bucket")
+@click.option("--lake", "lake_url", required=True, help="Where the tables are; made where there are none.")
+@click.option("--dataset", help="The whole bucket is this data set (else: its first-level folders).")
+@click.option("--correct/--no-correct", default=True, show_default=True, help="Mend boxes that break a rule.")
+@click.option(
+    "--label-order",
+    multiple=True,
+    metavar="FOLDER",
+    help="Labels of this folder win where several speak of one image (may be repeated).",
+)
+@click.option(
+    "--batch-objects",
+    default=IngestConfig().batch_objects,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+)
+@click.option("--ray-address", help="A Ray cluster (else Ray is started here).")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@click.option("--verbose", "-v", is_flag=True, help="Log every batch.")
+def command(
+    bucket: str,
+    lake_url: str,
+    *,
+    dataset: str | None,
+    correct: bool,
+    label_order: tuple[str, ...],
+    batch_objects: int,
+    ray_address: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """Bring the lake up to date with BUCKET, and exit.
+
+    BUCKET is a folder or any fsspec URL. Only what is new, changed or gone is worked on: a second pass over
+    the same bucket commits nothing. Exit status 1 says that objects of this pass were quarantined;
+    `dropmill status` and the table `quarantine` tell why.
+    """
+    set_up_logging(as_json=False, level=logging.INFO if verbose else logging.WARNING)
+    store = ObjectStore.at(bucket)
+    if store.is_directory and not store.root.is_dir():
+        raise ConfigError(f"bucket {bucket}: no such folder")
+    try:
+        check_apart(store, ObjectStore.at(lake_url))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    config = Config(
+        bucket=bucket,
+        lake=lake_url,
+        dataset=dataset,
+        quality=QualityConfig(apply_correction=correct, label_order=label_order),
+    )
+    lake = Lake.create(lake_url)
+    start_ray(ray_address)
+    try:
+        done = _pass(store, lake, config, batch_objects)
+    finally:
+        ray.shutdown()
+    result = _result(done)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print(result, lake)
+    return 1 if done.counts.quarantined else 0
+
+
+def _pass(store: ObjectStore, lake: Lake, config: Config, batch_objects: int) -> Pass:
+    rule = config.rule()
+    committer = Committer(
+        lake, RayParser(store, rule, config.limits()), rule=rule, settings=config.settings()
+    )
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    with progress:
+        bar = progress.add_task("objects", total=None)
+
+        def planned(events: int) -> None:
+            progress.update(bar, total=(progress.tasks[0].completed or 0) + events)
+
+        def committed(batch: Batch, _counts: Counts, _left: int) -> None:
+            progress.advance(bar, len(batch.events))
+
+        return reconcile(
+            store, committer, rule, batch_objects=batch_objects, on_plan=planned, on_batch=committed
+        )
+
+
+def _result(done: Pass) -> dict[str, Any]:
+    names = ("images", "labels", "annotations", "findings", "quarantined", "removed")
+    return {
+        "batches": done.batches,
+        **{name: getattr(done.counts, name) for name in names},
+        "seconds": round(done.seconds, 3),
+    }
+
+
+def _print(result: dict[str, Any], lake: Lake) -> None:
+    if not result["batches"]:
+        click.echo(f"nothing new; {lake.url} is up to date")
+        return
+    click.echo(", ".join(f"{value} {name}" for name, value in result.items() if name != "seconds"))
+    click.echo(f"{result['seconds']} s; tables in {lake.url}/tables")
+    if result["quarantined"]:
+        click.echo(f'why: dropmill sql "SELECT key, error FROM quarantine" --lake {lake.url}')
