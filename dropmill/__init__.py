@@ -22,8 +22,8 @@ __all__ = ["open"]
 def open(url: str | Path, options: Mapping[str, Any] | None = None) -> Lake:  # noqa: A001
     """Open the lake at ``url`` (a path, or any fsspec URL with that file system's ``options``) for reading.
 
-    Raises LakeError where there is none. ``lake.sql("SELECT ...")`` gives an Arrow table, and ``.polars()`` of
-    that a polars frame; ``versions={"labels": 3}`` or ``at="2026-01-31T12:00:00Z"`` read the past.
+    Raises LakeError where there is none. ``lake.sql("SELECT ...")`` gives an Arrow table, its
+    ``.polars()`` a polars frame; ``versions={"labels": 3}`` or ``at="2026-01-31T12:00:00Z"`` read the past.
     """
     from storage.lake import Lake
 

@@ -38,6 +38,7 @@ from storage.object_store import ObjectStore
     default=IngestConfig().batch_objects,
     show_default=True,
     type=click.IntRange(1, 100_000),
+    help="Objects that are committed together.",
 )
 @click.option("--ray-address", help="A Ray cluster (else Ray is started here).")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")

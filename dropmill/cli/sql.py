@@ -28,8 +28,9 @@ _LONGEST_CELL = 80
     help="Read a table as it was at a version (may be repeated).",
 )
 @click.option("--at", help="Read all tables as they were at a moment, such as 2026-01-31T12:00:00Z.")
-def command(query: str, lake_url: str, *, form: str | None, versions: tuple[str, ...], at: str | None) ->
-None:
+def command(
+    query: str, lake_url: str, *, form: str | None, versions: tuple[str, ...], at: str | None
+) -> None:
     """Run one SELECT, read only.
 
     Tables: objects, batches, images, mentions, categories, labels, annotations, findings, masks, shards,

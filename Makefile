@@ -1,0 +1,39 @@
+# The contributors' front door. Every target sets up .venv by itself; Python 3.11 and make are all it needs.
+
+PYTHON ?= python3.11
+DATA ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
+
+# uv is brought by pip into an environment of its own, so that nothing outside this folder changes.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here; name one with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setting up $(VENV) (once; about a minute)"
+	@if ! command -v uv >/dev/null; then $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; fi
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	$$UV venv --quiet --clear --python $$(command -v $(PYTHON)) $(VENV) && \
+	$$UV pip install --quiet -p $(VENV) --require-hashes -r requirements.lock && \
+	$$UV pip install --quiet -p $(VENV) --no-deps -e .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/dropmill demo $(if $(DATA),"$(DATA)")
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(VENV)-uv
