@@ -1,0 +1,76 @@
+"""Typed decoding of JSON whose errors say where in the file they are, and keys that no type asked for."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from storage.errors import UnreadableError
+from transforms.formats.text import text_of
+
+T = TypeVar("T")
+_BYTE = re.compile(r"\(byte ([0-9]+)\)")
+_any_object = msgspec.json.Decoder(dict[str, Raw])
+
+
+def utf8(data: bytes, path: str) -> bytes:
+    """JSON as UTF-8 without byte order mark."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text_of(data, path).encode()
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within: str = "$") -> T:
+    """Decode JSON into ``kind``; ``within`` is the place of ``data`` in its document, as a JSON path.
+
+    Raises :class:`UnreadableError` with the line of a mistake in the syntax, or the path of a value of another type.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise UnreadableError(path, str(error).replace("`$", "`" + within, 1), expected=expected) from error
+    except msgspec.DecodeError as error:
+        raise _syntax_error(bytes(data), str(error), path) from error
+    except (RecursionError, ValueError) as error:
+        raise UnreadableError(path, str(error), expected=expected) from error
+
+
+def extras(objects: Iterable[Raw], known: Iterable[str]) -> list[str]:
+    """Of each JSON object, the members that are not ``known``, as JSON text without braces (``"a":1,"b":[2]``)."""
+    names = frozenset(known)
+    found = []
+    for raw in objects:
+        members = [
+            f"{msgspec.json.encode(key).decode()}:{compact(value)}"
+            for key, value in _any_object.decode(raw).items()
+            if key not in names
+        ]
+        found.append(",".join(members))
+    return found
+
+
+def compact(value: Raw) -> str:
+    """JSON text without white space between its parts; numbers and strings keep their writing."""
+    text = bytes(value)
+    if b" " in text or b"\n" in text or b"\t" in text or b"\r" in text:
+        text = msgspec.json.format(text, indent=-1)
+    return text.decode()
+
+
+def _syntax_error(data: bytes, message: str, path: str) -> UnreadableError:
+    place = _BYTE.search(message)
+    if place is None:
+        return UnreadableError(path, message, line=data.count(b"\n") + 1, expected="complete JSON")
+    offset = int(place.group(1))
+    found = data[offset : offset + 16].decode(errors="replace")
+    return UnreadableError(
+        path,
+        f"{found!r} at offset {offset}",
+        line=data.count(b"\n", 0, offset) + 1,
+        expected="JSON (which has no NaN, no Infinity, no comments and no comma before a bracket)",
+    )
