@@ -1,6 +1,6 @@
 # The contributors' front door. Every target sets up .venv by itself; Python 3.11 and make are all it needs.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,8 @@ READY := $(VENV)/.ready
 
 # uv is brought by pip into an environment of its own, so that nothing outside this folder changes.
 $(READY): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here; name one with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+	  { echo "make: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "setting up $(VENV) (once; about a minute)"
 	@if ! command -v uv >/dev/null; then $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; fi
 	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \

@@ -6,13 +6,10 @@ import sys
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import dropmill
+from dropmill.cli.tables import print_rows
 from storage.errors import QueryError
-from storage.sql import Rows
-
-_LONGEST_CELL = 80
 
 
 @click.command("sql")
@@ -44,28 +41,6 @@ def command(
         click.echo(rows.csv(), nl=False)
     else:
         print_rows(rows, Console(width=None if sys.stdout.isatty() else 200))
-
-
-def print_rows(rows: Rows, console: Console, *, title: str | None = None) -> None:
-    """Print an answer as a table; long values are cut."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    arrow = rows.arrow()
-    for field in arrow.schema:
-        number = str(field.type).startswith(("int", "uint", "float", "double", "decimal"))
-        table.add_column(field.name, justify="right" if number else "left", overflow="fold")
-    for row in arrow.to_pylist():
-        table.add_row(*(_shown(value) for value in row.values()))
-    console.print(table, markup=False)
-    if title is None:
-        console.print(f"{arrow.num_rows} row{'' if arrow.num_rows == 1 else 's'}", highlight=False)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = text.replace("[", r"\[")
-    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"
 
 
 def _versions(given: tuple[str, ...]) -> dict[str, int]:
