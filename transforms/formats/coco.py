@@ -6,6 +6,7 @@ Large files are the rule, so the decoding is typed and the columns are built who
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -25,13 +26,16 @@ EXPECTED = "COCO JSON: an object with images, annotations and categories, or a l
 _MAX_INT32 = 2**31 - 1
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
+_NOTHING = Raw()
+_STARTS_LIST = re.compile(rb"[ \t\r\n]*\[")
+
 
 class _Annotation(Struct, gc=False):
     image_id: int | str
     id: int | str | None = None
     category_id: _Int64 | None = None
     bbox: list[float] | None = None
-    segmentation: Raw | None = None
+    segmentation: Raw = _NOTHING
     area: int | float | None = None
     iscrowd: bool | int = 0
     score: float | None = None
@@ -78,7 +82,7 @@ def read_coco(data: bytes, path: str) -> Delivery:
     """
     json = utf8(data, path)
     with _no_garbage_collection():
-        return _read_results(json, path) if json.lstrip().startswith(b"[") else _read_file(json, path)
+        return _read_results(json, path) if _STARTS_LIST.match(json) else _read_file(json, path)
 
 
 def _read_file(json: bytes, path: str) -> Delivery:
@@ -170,7 +174,7 @@ def _decode_annotations(raws: list[Raw], path: str, *, within: str) -> tuple[lis
 
 
 def _refuse_without_boxes(annotations: Sequence[_Annotation], more: list[str] | None, path: str) -> None:
-    if not annotations or any(a.bbox or a.segmentation is not None for a in annotations):
+    if not annotations or any(a.bbox or _segmentation(a) for a in annotations):
         return
     keys = ",".join(more or ())
     what = "image labels"
@@ -241,10 +245,15 @@ def _labels(
         "iscrowd": crowd,
         "ignore": crowd,
         "score": [a.score for a in annotations],
-        "segmentation": [None if a.segmentation is None else compact(a.segmentation) for a in annotations],
+        "segmentation": [_segmentation(a) for a in annotations],
         "attributes": _annotation_attributes(annotations, more),
     }
     return table(columns, DELIVERED_LABELS)
+
+
+def _segmentation(annotation: _Annotation) -> str | None:
+    text = compact(annotation.segmentation)
+    return None if text in {"", "null"} else text
 
 
 def _boxes(annotations: Sequence[_Annotation], path: str) -> pa.Array:
