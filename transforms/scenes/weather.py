@@ -1,0 +1,112 @@
+"""What is between the ground and the camera, and what the camera does: clouds, haze, light, noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from transforms.scenes.aircraft import Sun
+from transforms.scenes.fields import Pixels, cut, grain
+
+_LIKELY = 0.9
+"""Clouds are never quite opaque."""
+
+
+@dataclass(frozen=True)
+class Weather:
+    """The weather of one scene."""
+
+    clouds: Image.Image | None
+    """Opacity of the clouds, mode L; None in clear weather."""
+    haze: float
+    """Share of the light that is the haze's own, 0 to 0.3."""
+    brightness: float
+    gamma: float
+    warmth: float
+    """Above 0 redder, below 0 bluer."""
+    blur: float
+    """Standard deviation of the lens' blur in pixels; 0 for none."""
+    noise: float
+    """Standard deviation of the sensor's noise in grey levels."""
+
+
+def choose_weather(
+    rng: np.random.Generator, width: int, height: int, scale: float, *, clouds: float, noise: float
+) -> Weather:
+    """Draw the weather; ``clouds`` is the share of cloudy scenes, ``noise`` the most noise of the sensor."""
+    cover = _cloud_cover(rng, width, height, scale) if rng.random() < clouds else None
+    return Weather(
+        clouds=cover,
+        haze=float(rng.uniform(0.05, 0.30)) if rng.random() < 0.35 else float(rng.uniform(0, 0.05)),
+        brightness=float(rng.uniform(0.72, 1.15)),
+        gamma=float(rng.uniform(0.85, 1.2)),
+        warmth=float(rng.normal(0, 0.035)),
+        blur=float(rng.uniform(0.35, 0.9)) if rng.random() < 0.5 else 0.0,
+        noise=float(rng.uniform(0.15, 1.0)) * noise,
+    )
+
+
+def cloud_shadow(weather: Weather, sun: Sun, scale: float) -> Image.Image | None:
+    """How much the clouds darken the ground, mode L."""
+    if weather.clouds is None:
+        return None
+    away = 46 * scale / math.tan(sun.elevation)
+    dx, dy = (-part * away for part in sun.towards)
+    shifted = weather.clouds.transform(
+        weather.clouds.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy), Image.Resampling.NEAREST
+    )
+    return shifted.point([v * 2 // 5 for v in range(256)])
+
+
+def through_weather(picture: Image.Image, weather: Weather, rng: np.random.Generator) -> Pixels:
+    """The scene as the camera gives it, (height, width, 3)."""
+    if weather.clouds is not None:
+        shape = picture.size
+        puffs = cut("rough", rng, *shape, zoom=2.0).point([196 + v * 56 // 255 for v in range(256)])
+        picture.paste(
+            Image.merge("RGB", (puffs, puffs, puffs.point(lambda v: min(255, v + 3)))), (0, 0), weather.clouds
+        )
+    if weather.blur:
+        picture = picture.filter(_lens(weather.blur))
+    levels = np.arange(256) / 255
+    tables = []
+    for channel, hazy in enumerate((0.76, 0.80, 0.85)):
+        through = levels * (1 - weather.haze) + hazy * weather.haze
+        warm = 1 + weather.warmth * (1 - channel)
+        tables.append(np.clip(255 * (through * warm * weather.brightness) ** weather.gamma, 0, 255))
+    picture = picture.point(np.concatenate(tables).round().astype(int).tolist())
+    return _noisy(np.asarray(picture), weather.noise, rng)
+
+
+def _cloud_cover(rng: np.random.Generator, width: int, height: int, scale: float) -> Image.Image:
+    zoom = float(rng.uniform(0.7, 1.6)) * scale
+    whole = cut("smooth", rng, width, height, zoom=zoom)
+    frayed = cut("rough", rng, width, height, zoom=zoom)
+    level = int(rng.integers(138, 172))
+    steep = float(rng.uniform(3.0, 7.0))
+    table = [round(255 * _LIKELY * min(1.0, max(0.0, (v - level) * steep / 255))) for v in range(256)]
+    return Image.blend(whole, frayed, 0.3).point(table)
+
+
+def _lens(sigma: float) -> ImageFilter.Kernel:
+    side = math.exp(-0.5 / sigma**2)
+    corner = side * side
+    return ImageFilter.Kernel((3, 3), (corner, side, corner, side, 1.0, side, corner, side, corner))
+
+
+def _noisy(picture: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+    height, width = picture.shape[:2]
+    if sigma < 0.3:
+        return picture.copy()
+    gain = np.int16(round(sigma * 256 / 45))
+    # Much of the noise is common to the channels, as after demosaicing.
+    common = grain(rng, width, height).astype(np.int16)
+    own = grain(rng, width * 3, height).reshape(height, width, 3)
+    # Grain has a deviation of 32, the sum of the two 45: a gain of 256 / 45 gives one grey level.
+    total: npt.NDArray[np.int16] = (common[..., None] + own) * gain + np.int16(128) >> 8
+    noisy: Pixels = np.clip(picture + total, 0, 255).astype(np.uint8)
+    return noisy
