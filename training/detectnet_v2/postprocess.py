@@ -150,7 +150,7 @@ def _join(
     member_of = dbscan(boxes, coverage, eps=config.dbscan_eps, min_weight=config.dbscan_min_samples)
     members = np.flatnonzero(member_of >= 0)
     of, weight = member_of[members], coverage[members]
-    total: Floats = np.bincount(of, weight)
+    total = np.bincount(of, weight).astype(np.float64)
     confidence = total / np.bincount(of) if confidence_model == "mean_cov" else total
     sure = confidence >= config.dbscan_confidence_threshold
     if config.clustering_algorithm is ClusteringAlgorithm.HYBRID:
