@@ -1,0 +1,137 @@
+"""Trained networks on disk: the whole structure, its spec and weights, and what is needed to go on training.
+
+One torch file that loads without pickle's powers (``weights_only``). A pruned network keeps its channel
+numbers in ``widths``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from storage.errors import TrainingError
+from training.detectnet_v2.model import DetectNetV2, build_model
+from training.detectnet_v2.spec import TrainSpec, parse_spec, spec_text
+
+_FORMAT = "dropmill.detectnet_v2"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a file holds. ``training`` is empty in a file that is only for use, not for going on."""
+
+    spec: TrainSpec
+    widths: Mapping[str, int]
+    weights: Mapping[str, Tensor]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: Path,
+    model: DetectNetV2,
+    spec: TrainSpec,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write atomically: ``path`` is either the old file or the whole new one, also after a crash."""
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "spec": spec_text(spec),
+        "widths": model.backbone.layer_widths(),
+        "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "metrics": dict(metrics or {}),
+        "training": dict(training or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file of ``save_checkpoint``; ``TrainingError`` for anything else, without running what it holds."""
+    content = load_tensors(path)
+    if content.get("format") != _FORMAT:
+        found = ", ".join(map(str, list(content)[:4]))
+        raise TrainingError(f"{path}: holds {found or 'nothing'}; expected a trained DetectNet_v2")
+    if content.get("version") != _VERSION:
+        raise TrainingError(f"{path}: version {content.get('version')!r}; expected {_VERSION}")
+    parts = {key: content.get(key) for key in ("widths", "weights", "metrics", "training")}
+    if not isinstance(content.get("spec"), str) or not all(isinstance(part, dict) for part in parts.values()):
+        raise TrainingError(f"{path}: parts are missing; expected spec, {', '.join(parts)}")
+    return Checkpoint(
+        spec=parse_spec(content["spec"], f"{path}:spec"),
+        widths=content["widths"],
+        weights=content["weights"],
+        metrics=content["metrics"],
+        training=content["training"],
+    )
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[DetectNetV2, TrainSpec]:
+    """The network of a checkpoint, ready for inference, and its spec."""
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint.spec, checkpoint.widths)
+    restore_weights(model, checkpoint, path)
+    return model.to(device).eval(), checkpoint.spec
+
+
+def restore_weights(model: DetectNetV2, checkpoint: Checkpoint, path: str | Path) -> None:
+    """Put all weights into ``model``, or ``TrainingError`` where one is missing, too many or of another
+    shape.
+    """
+    try:
+        model.load_state_dict(dict(checkpoint.weights))
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: weights do not fit the network: {error}") from None
+
+
+def load_tensors(path: str | Path) -> dict[str, Any]:
+    """A torch file as plain containers and tensors; ``TrainingError`` where it holds more than that."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: no such file; expected a torch file of weights") from None
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        UnicodeDecodeError,
+        AssertionError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise TrainingError(
+            f"{path}: cannot be read as a torch file of weights: {type(error).__name__}: {reason}"
+        ) from None
+    if not isinstance(content, dict):
+        raise TrainingError(f"{path}: a torch file with a {type(content).__name__}; expected a state dict")
+    return content

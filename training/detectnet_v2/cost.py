@@ -1,0 +1,103 @@
+"""The cost: weighted cross entropy of coverage and L1 of box distances, balanced class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.detectnet_v2.spec import CostFunctionConfig, Regularizer, RegularizerType
+
+_EPSILON = 1e-5
+OBJECTIVES = ("cov", "bbox")
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """``rasterise.Targets`` of B images, stacked: ``cov``, ``norm``, ``weight [B, K, h, w]``, ``bbox [B, 4K,
+    h, w]``.
+    """
+
+    cov: Tensor
+    norm: Tensor
+    bbox: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device) -> TargetBatch:
+        """The same on ``device``."""
+        tensors = (self.cov, self.norm, self.bbox, self.weight)
+        return TargetBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+def component_costs(cov: Tensor, bbox: Tensor, target: TargetBatch, foreground: Tensor) -> Tensor:
+    """Unweighted costs ``[K, 2]`` (coverage, boxes) of outputs ``cov [B, K, h, w]`` and ``bbox [B, 4K, h,
+    w]``.
+
+    Means go over the batch, all cells and (for boxes) the four distances, so that images without objects
+    count. ``foreground [K]`` is the share of cells with coverage above 0.5 in the cross entropy.
+    """
+    cov, bbox = cov.float(), bbox.float()  # 1e-5 beside 1 is lost in half precision
+    share = foreground.view(1, -1, 1, 1)
+    entropy = -(target.cov * torch.log(cov + _EPSILON) + (1 - target.cov) * torch.log(1 - cov + _EPSILON))
+    cov_cost = entropy * torch.where(target.cov > 0.5, share, 1 - share) * target.weight
+    batch, classes, height, width = cov.shape
+    distance = (target.bbox - bbox).abs().view(batch, classes, 4, height, width)
+    bbox_cost = distance * (target.norm * target.weight).unsqueeze(2)
+    return torch.stack([cov_cost.mean(dim=(0, 2, 3)), bbox_cost.mean(dim=(0, 2, 3, 4))], dim=1)
+
+
+def foreground_weights(config: CostFunctionConfig) -> Tensor:
+    """``coverage_foreground_weight`` of every class ``[K]``."""
+    return torch.tensor([target.coverage_foreground_weight for target in config.target_classes])
+
+
+class ObjectiveWeights:
+    """The weights ``[K, 2]`` of the component costs, adapted after each epoch where the spec asks for it.
+
+    A weight is the objective's target divided by its cost, so that the weighted costs come to the ratio of
+    the targets; then clamped to the spec's range and, as in TAO, not normalised again.
+    """
+
+    def __init__(self, config: CostFunctionConfig) -> None:
+        targets = config.target_classes
+        initial = torch.tensor([[t.objective(name).initial_weight for name in OBJECTIVES] for t in targets])
+        self._config = config
+        self._goal = torch.tensor([[t.objective(name).weight_target for name in OBJECTIVES] for t in targets])
+        self.weights = initial / initial.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        class_weights = torch.tensor([t.class_weight for t in targets])
+        self._class_weights = class_weights / class_weights.sum()
+
+    def total(self, costs: Tensor) -> Tensor:
+        """The weighted sum of component costs ``[K, 2]``."""
+        factors = self.weights * self._class_weights.unsqueeze(1)
+        return (costs * factors.to(costs.device)).sum()
+
+    def update(self, epoch_costs: Tensor) -> None:
+        """Adapt to the sums ``[K, 2]`` of an epoch's component costs (over all processes)."""
+        if not self._config.enable_autoweighting:
+            return
+        sums = epoch_costs.detach().cpu().float()
+        wanted = torch.where(sums > 0, self._goal / sums, torch.zeros_like(sums))
+        total = wanted.sum(dim=1, keepdim=True)
+        share = wanted / torch.where(total > 0, total, torch.ones_like(total))
+        clamped = share.clamp(self._config.min_objective_weight, self._config.max_objective_weight)
+        self.weights = torch.where(total > 0, clamped, self.weights)
+
+
+def regularisation(model: nn.Module, config: Regularizer) -> Tensor | float:
+    """The cost of the size of kernels and biases of convolutions; batch normalisation is left out."""
+    if config.type is RegularizerType.NO_REG or config.weight == 0:
+        return 0.0
+    tensors = [
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
+    if not tensors:
+        return 0.0
+    if config.type is RegularizerType.L1:
+        return config.weight * torch.stack([tensor.abs().sum() for tensor in tensors]).sum()
+    return config.weight * torch.stack([tensor.square().sum() for tensor in tensors]).sum()

@@ -1,0 +1,121 @@
+"""DetectNet_v2: a backbone of stride 16 and two 1x1 heads, coverage and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from storage.errors import ConfigError
+from training.detectnet_v2.resnet import ResNet
+from training.detectnet_v2.spec import STRIDE, TrainSpec
+
+INPUT_NAME = "input_1"
+OUTPUT_NAMES = ("output_cov/Sigmoid", "output_bbox/BiasAdd")
+
+
+class DetectNetV2(nn.Module):
+    """Images ``[B, channels, H, W]`` in 0..1 (RGB) to coverage ``[B, K, H/16, W/16]`` in 0..1 and boxes ``[B,
+    4K, …]``.
+
+    H and W are multiples of 16. Box channels are, class by class, the distances left, top, right, bottom from
+    the cell's corner to the box, in ``(pixels ± offset) / scale``. Exported, input and outputs are named
+    ``input_1``, ``output_cov/Sigmoid`` and ``output_bbox/BiasAdd``.
+    """
+
+    stride = STRIDE
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        backbone: ResNet,
+        *,
+        channels: int = 3,
+        width: int = 960,
+        height: int = 544,
+        scale: float = 35.0,
+        offset: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.channels = channels
+        self.width = width  # pixels of the input it was trained at; any multiple of 16 works
+        self.height = height
+        self.scale = scale
+        self.offset = offset
+        self.backbone = backbone
+        self.output_cov = _head(backbone.out_channels, len(classes))
+        self.output_bbox = _head(backbone.out_channels, 4 * len(classes))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        return torch.sigmoid(self.output_cov(features)), self.output_bbox(features)
+
+
+def build_model(spec: TrainSpec, widths: Mapping[str, int] | None = None) -> DetectNetV2:
+    """The network of ``spec`` with random weights (from torch's generator); ``widths`` as in ``ResNet``.
+
+    Raises ``ConfigError`` for what this implementation does not have.
+    """
+    model = spec.model_config
+    if model.arch != "resnet":
+        raise ConfigError(
+            f'model_config.arch is "{model.arch}"; expected "resnet"', key="arch", found=model.arch
+        )
+    if model.use_pooling:
+        raise ConfigError(
+            "model_config.use_pooling is true; expected false: with pooling a cell of the output "
+            "is 224 pixels wide",
+            key="use_pooling",
+        )
+    size = spec.augmentation_config.preprocessing
+    backbone = ResNet(
+        model.num_layers,
+        channels=size.output_image_channel,
+        all_projections=model.all_projections,
+        use_batch_norm=model.use_batch_norm,
+        widths=widths,
+    )
+    return DetectNetV2(
+        spec.classes,
+        backbone,
+        channels=size.output_image_channel,
+        width=size.output_image_width,
+        height=size.output_image_height,
+        scale=model.objective_set.bbox.scale,
+        offset=model.objective_set.bbox.offset,
+    )
+
+
+def freeze(model: DetectNetV2, blocks: tuple[float, ...], *, batch_norm: bool) -> None:
+    """Make freeze blocks (0 the stem, 1 to 4 the stages) untrainable, and with ``batch_norm`` all
+    normalisation.
+
+    Frozen normalisation also keeps its running averages: call this again after ``model.train()``.
+    """
+    for block in blocks:
+        for layer in model.backbone.stage(int(block)):
+            layer.requires_grad_(requires_grad=False)
+            layer.eval()
+    if batch_norm:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(requires_grad=False)
+                module.eval()
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """Trainable and fixed numbers of ``model``; running averages of batch normalisation are fixed."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    averages = sum(b.numel() for b in model.buffers() if b.is_floating_point())
+    return trainable, frozen + averages
+
+
+def _head(inputs: int, outputs: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.xavier_uniform_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

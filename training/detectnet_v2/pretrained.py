@@ -1,0 +1,106 @@
+"""Weights to start from: a backbone's, or a whole detector's, from a local file, matched by name and shape."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from storage.errors import TrainingError
+from training.detectnet_v2.checkpoint import load_tensors
+from training.detectnet_v2.model import DetectNetV2
+
+logger = logging.getLogger(__name__)
+
+# Containers in which training programs put their state dicts.
+_CONTAINERS = ("weights", "state_dict", "model")
+_TORCHVISION_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn|downsample)(?:\.)?(\d)?\.(\w+)")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of the network's tensors: taken from the file, left as they were; and the file's names not used."""
+
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
+    """Copy what fits from a torch file into ``model``; heads only where their shapes agree.
+
+    Known are this project's names (with or without ``backbone.``) and torchvision's ResNet names.
+    torchvision's convolutions have no bias: ours stay zero there, which is the same function. Raises
+    ``TrainingError`` where the file cannot be read or nothing in it fits.
+    """
+    source = _state_dict(load_tensors(path))
+    own = dict(model.state_dict())
+    candidates = {target: name for name in source if (target := _own_name(name, own)) is not None}
+    fitting = {
+        target: name
+        for target, name in candidates.items()
+        if source[name].shape == own[target].shape and torch.isfinite(source[name].float()).all()
+    }
+    if not fitting:
+        shown = ", ".join(list(source)[:4])
+        raise TrainingError(
+            f"{path}: none of its {len(source)} tensors ({shown} …) fits the network; expected names such as "
+            "block_1a.conv_1.weight, or those of torchvision's ResNet, with the same shapes"
+        )
+    with torch.no_grad():
+        for target, name in fitting.items():
+            own[target].copy_(source[name])
+    report = LoadReport(
+        loaded=tuple(fitting),
+        kept=tuple(name for name in own if name not in fitting and not name.endswith("num_batches_tracked")),
+        unused=tuple(name for name in source if name not in fitting.values()),
+    )
+    logger.info(
+        "pretrained path=%s loaded=%d kept=%d unused=%d",
+        path,
+        len(report.loaded),
+        len(report.kept),
+        len(report.unused),
+    )
+    for name in report.kept:
+        logger.info("pretrained kept=%s reason=%s", name, "shape" if name in candidates else "absent")
+    return report
+
+
+def _state_dict(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    for key in _CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str | None:
+    for candidate in (name, f"backbone.{name}", f"backbone.{_from_torchvision(name)}"):
+        if candidate in own:
+            return candidate
+    return None
+
+
+def _from_torchvision(name: str) -> str:
+    """``layer2.0.downsample.1.bias`` gives ``block_2a.bn_shortcut.bias``."""
+    if name.startswith("bn1."):
+        return "bn_conv1." + name.removeprefix("bn1.")
+    match = _TORCHVISION_BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    stage, block, part, number, tensor = match.groups()
+    letter = chr(ord("a") + int(block)) if int(block) < 26 else "a" + chr(ord("a") + int(block) - 26)
+    if part == "downsample":
+        return f"block_{stage}{letter}.{'conv' if number == '0' else 'bn'}_shortcut.{tensor}"
+    return f"block_{stage}{letter}.{part}_{number}.{tensor}"
