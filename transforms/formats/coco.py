@@ -15,10 +15,18 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Meta, Raw, Struct
 
 from storage.errors import UnknownFormatError, UnreadableError
-from transforms.delivery import DELIVERED_CATEGORIES, DELIVERED_LABELS, DELIVERED_MENTIONS, Delivery, stem_of, table
+from transforms.delivery import (
+    DELIVERED_CATEGORIES,
+    DELIVERED_LABELS,
+    DELIVERED_MENTIONS,
+    Delivery,
+    stem_of,
+    table,
+)
 from transforms.formats.json_text import compact, decode, extras, utf8
 from transforms.formats.refs import ref_of
 
@@ -94,7 +102,9 @@ def _read_file(json: bytes, path: str) -> Delivery:
 
     # Annotations of images that are not listed add an image each, after those that are.
     index = {image_id: place for place, image_id in enumerate(images)}
-    owner = np.fromiter((index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations))
+    owner = np.fromiter(
+        (index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations)
+    )
     unlisted = len(index) - len(images)
     refs = [ref_of(image.file_name) for image in images.values()]
     refs += [f"image_id:{image_id}" for image_id in list(index)[len(images) :]]
@@ -103,8 +113,10 @@ def _read_file(json: bytes, path: str) -> Delivery:
         "format": ["coco"] * len(refs),
         "ref": refs,
         "stem": [stem_of(ref) for ref in refs],
-        "width": [_size(i.width, f"width of image {i.id}", path) for i in images.values()] + [None] * unlisted,
-        "height": [_size(i.height, f"height of image {i.id}", path) for i in images.values()] + [None] * unlisted,
+        "width": [_size(i.width, f"width of image {i.id}", path) for i in images.values()]
+        + [None] * unlisted,
+        "height": [_size(i.height, f"height of image {i.id}", path) for i in images.values()]
+        + [None] * unlisted,
         "attributes": image_attributes + [None] * unlisted,
     }
     if not only_listed:
@@ -130,7 +142,9 @@ def _read_results(json: bytes, path: str) -> Delivery:
         raise UnknownFormatError(path, "an empty list", expected=EXPECTED)
     _refuse_without_boxes(annotations, more, path)
     index: dict[int | str, int] = {}
-    owner = np.fromiter((index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations))
+    owner = np.fromiter(
+        (index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations)
+    )
     refs = [f"image_id:{image_id}" for image_id in index]
     mentions = {
         "kind": ["label"] * len(refs),
@@ -147,7 +161,9 @@ def _read_results(json: bytes, path: str) -> Delivery:
     )
 
 
-def _decode_file(json: bytes, path: str) -> tuple[_PlainFile | _File, Sequence[_Annotation], list[str] | None]:
+def _decode_file(
+    json: bytes, path: str
+) -> tuple[_PlainFile | _File, Sequence[_Annotation], list[str] | None]:
     """The file, its annotations, and their further keys as JSON text, where any has some.
 
     Nearly all files have the standard keys alone: those take one pass.
@@ -174,7 +190,7 @@ def _decode_annotations(raws: list[Raw], path: str, *, within: str) -> tuple[lis
 
 
 def _refuse_without_boxes(annotations: Sequence[_Annotation], more: list[str] | None, path: str) -> None:
-    if not annotations or any(a.bbox or _segmentation(a) for a in annotations):
+    if not annotations or any(a.bbox or compact(a.segmentation) not in {"", "null"} for a in annotations):
         return
     keys = ",".join(more or ())
     what = "image labels"
@@ -182,7 +198,9 @@ def _refuse_without_boxes(annotations: Sequence[_Annotation], more: list[str] | 
         what = "panoptic segmentation"
     elif '"caption":' in keys:
         what = "captions"
-    raise UnknownFormatError(path, f"recognised as COCO {what}, which is not read", expected="annotations with boxes")
+    raise UnknownFormatError(
+        path, f"recognised as COCO {what}, which is not read", expected="annotations with boxes"
+    )
 
 
 def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, _Image], list[str]]:
@@ -217,7 +235,9 @@ def _categories(raws: list[Raw], path: str) -> tuple[dict[int | None, str], pa.T
     columns = {
         "category_id": [category.id for category in found],
         "category": [category.name for category in found],
-        "attributes": [_object("", text) if text else None for text in extras(raws, _Category.__struct_fields__)],
+        "attributes": [
+            _object("", text) if text else None for text in extras(raws, _Category.__struct_fields__)
+        ],
     }
     return names, table(columns, DELIVERED_CATEGORIES)
 
@@ -245,15 +265,20 @@ def _labels(
         "iscrowd": crowd,
         "ignore": crowd,
         "score": [a.score for a in annotations],
-        "segmentation": [_segmentation(a) for a in annotations],
+        "segmentation": _segmentations(annotations),
         "attributes": _annotation_attributes(annotations, more),
     }
     return table(columns, DELIVERED_LABELS)
 
 
-def _segmentation(annotation: _Annotation) -> str | None:
-    text = compact(annotation.segmentation)
-    return None if text in {"", "null"} else text
+def _segmentations(annotations: Sequence[_Annotation]) -> pa.Array | pa.ChunkedArray:
+    """``segmentation`` as text without white space; null where there is none."""
+    texts = pa.array([memoryview(a.segmentation) for a in annotations], pa.string())
+    spaced = pc.match_substring_regex(texts, "[ \n]")
+    if pc.any(spaced).as_py():
+        rows = zip(annotations, spaced.to_pylist(), texts.to_pylist(), strict=True)
+        texts = pa.array([compact(a.segmentation) if wide else text for a, wide, text in rows], pa.string())
+    return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
 
 
 def _boxes(annotations: Sequence[_Annotation], path: str) -> pa.Array:
@@ -264,7 +289,9 @@ def _boxes(annotations: Sequence[_Annotation], path: str) -> pa.Array:
         place = int(bad[0])
         found = f"{lengths[place]} numbers at `$.annotations[{place}].bbox`"
         raise UnreadableError(path, found, expected="COCO: x, y, width, height")
-    values = np.fromiter(chain.from_iterable(a.bbox or () for a in annotations), np.float64, int(lengths.sum()))
+    values = np.fromiter(
+        chain.from_iterable(a.bbox or () for a in annotations), np.float64, int(lengths.sum())
+    )
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(lengths == 0))
 
@@ -274,7 +301,9 @@ def _annotation_attributes(annotations: Sequence[_Annotation], more: list[str] |
     own = [
         f'"id":{a.id},"area":{a.area}'
         if type(a.id) is int and a.area is not None
-        else ",".join(f'"{key}":{_json(value)}' for key, value in (("id", a.id), ("area", a.area)) if value is not None)
+        else ",".join(
+            f'"{key}":{_json(value)}' for key, value in (("id", a.id), ("area", a.area)) if value is not None
+        )
         for a in annotations
     ]
     if more is None:

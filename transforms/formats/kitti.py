@@ -8,7 +8,14 @@ the location (x, y, z in camera coordinates, metres), rotation_y, and in results
 from __future__ import annotations
 
 from storage.errors import UnreadableError
-from transforms.delivery import DELIVERED_LABELS, DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
+from transforms.delivery import (
+    DELIVERED_LABELS,
+    DELIVERED_MENTIONS,
+    Delivery,
+    stem_of,
+    table,
+    without_extension,
+)
 from transforms.formats.text import is_number, json_number, lines_of, numbers, text_of
 
 COLUMNS = (
@@ -65,7 +72,9 @@ def _row(line: int, words: list[str], path: str) -> dict[str, object]:
     values = numbers(words[1:], path, line, names=COLUMNS)
     truncated, occluded = values[0], values[1]
     if not occluded.is_integer() or abs(occluded) > _MAX_INT32:
-        raise UnreadableError(path, f"{words[2]} as occluded", line=line, expected="a whole number, 0 to 3 or -1")
+        raise UnreadableError(
+            path, f"{words[2]} as occluded", line=line, expected="a whole number, 0 to 3 or -1"
+        )
     alpha, height, width, length, x, y, z, rotation_y = map(json_number, (words[3], *words[8:15]))
     return {
         "line": line,

@@ -56,10 +56,15 @@ def read_xml(data: bytes, path: str) -> Element:
         root = parser.close()
     except ParseError as error:
         line, column = error.position
-        raise UnreadableError(path, f"{error.msg} (column {column + 1})", line=line, expected="well-formed XML") from error
+        raise UnreadableError(
+            path, f"{error.msg} (column {column + 1})", line=line, expected="well-formed XML"
+        ) from error
     except DefusedXmlException as error:
         raise UnreadableError(
-            path, f"{type(error).__name__}: XML with entities", line=expat.CurrentLineNumber, expected="plain XML"
+            path,
+            f"{type(error).__name__}: XML with entities",
+            line=expat.CurrentLineNumber,
+            expected="plain XML",
         ) from error
     except (ValueError, LookupError) as error:
         raise UnreadableError(path, str(error), expected="XML in a known encoding") from error
@@ -141,5 +146,7 @@ def _expat_text(data: bytes, path: str) -> bytes:
     try:
         text = data[declared.end() :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise UnreadableError(path, f"{error.reason} at offset {error.start}", expected=f"{encoding} text") from error
+        raise UnreadableError(
+            path, f"{error.reason} at offset {error.start}", expected=f"{encoding} text"
+        ) from error
     return text.encode()

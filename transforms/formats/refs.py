@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_IMAGE_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|p[pgnb]m|jp2|avif|mpo|heic|dng)", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|p[pgnb]m|jp2|avif|mpo|heic|dng)", re.IGNORECASE
+)
 
 
 def ref_of(name: str) -> str:

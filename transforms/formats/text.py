@@ -31,7 +31,9 @@ def text_of(data: bytes, path: str) -> str:
     except UnicodeDecodeError as error:
         found = f"byte {data[error.start : error.start + 1].hex()} at offset {error.start}"
         line = data.count(b"\n", 0, error.start) + 1
-        raise UnreadableError(path, found, line=line, expected=f"{encoding[:6].rstrip('-').upper()} text") from error
+        raise UnreadableError(
+            path, found, line=line, expected=f"{encoding[:6].rstrip('-').upper()} text"
+        ) from error
     if (nul := text.find("\0")) >= 0:
         raise UnreadableError(
             path, "a NUL character", line=text.count("\n", 0, nul) + 1, expected="text, not binary data"

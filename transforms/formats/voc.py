@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from storage.errors import UnknownFormatError, UnreadableError
-from transforms.delivery import DELIVERED_LABELS, DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
+from transforms.delivery import (
+    DELIVERED_LABELS,
+    DELIVERED_MENTIONS,
+    Delivery,
+    stem_of,
+    table,
+    without_extension,
+)
 from transforms.formats.markup import Element, children_as_json, read_xml
 from transforms.formats.text import is_number, numbers
 

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import msgspec
 
 from storage.errors import UnreadableError
-from transforms.delivery import DELIVERED_LABELS, DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
+from transforms.delivery import (
+    DELIVERED_LABELS,
+    DELIVERED_MENTIONS,
+    Delivery,
+    stem_of,
+    table,
+    without_extension,
+)
 from transforms.formats.text import is_number, lines_of, numbers, text_of
 
 EXPECTED = "YOLO: class and 4 numbers, a score after them, or class and 3 or more points"

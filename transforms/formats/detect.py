@@ -1,0 +1,175 @@
+"""What a file is, by its content first and its name second, and the reader for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw
+
+from storage.errors import UnknownFormatError, UnreadableError
+from transforms.delivery import DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
+from transforms.formats.classes import is_class_list_name, read_data_yaml, read_names
+from transforms.formats.coco import EXPECTED as EXPECTED_COCO
+from transforms.formats.coco import read_coco
+from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
+from transforms.formats.json_text import utf8
+from transforms.formats.kitti import EXPECTED as EXPECTED_KITTI
+from transforms.formats.kitti import fits_kitti, read_kitti
+from transforms.formats.markup import read_xml
+from transforms.formats.refs import is_image_name
+from transforms.formats.splits import is_image_list, is_image_set, read_image_list, read_image_set, split_of
+from transforms.formats.text import Line, is_number, lines_of, quote, text_of
+from transforms.formats.voc import voc_of
+from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
+from transforms.formats.yolo import fits_yolo, read_yolo
+
+_LABEL_ENDINGS = {".txt", ".xml", ".json"}
+_PLAIN_ENDINGS = set(
+    ".bat .bib .c .cc .cfg .conf .cpp .css .cu .db .diff .docx .gitignore .gitattributes .go .h .htm .html .ini .ipynb "
+    ".java .js .ldjson .log .lock .m .mat .md .meta .pbtxt .pcd .pdf .prototxt .py .r .rst .rtf .sh .sql .svg .tex "
+    ".toml .ts .xlsx .zip .tar .gz .7z .mp4 .avi .mov .mkv .bin .npy .npz .pt .pth .onnx .parquet .h5 .pkl".split()
+)
+_PROSE_NAME = re.compile(r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*", re.I)
+_BLANK = re.compile(rb"(?:\xef\xbb\xbf)?\s*\Z")
+_MAC_SIDECAR = b"\x00\x05\x16\x07"
+_DARKNET_DATA = re.compile(r"(?:classes|train|valid|names|backup|eval|top|results)\s*=")
+_CALIBRATION = re.compile(r"(?:P[0-3]|R0_rect|R_rect\w*|Tr_\w+|calib_time|S_\d\d|K_\d\d)\s*:")
+_LOOK_AT_LINES = 1000
+_LOOK_AT_BYTES = 8192
+
+OTHER = Delivery(kind="other", format="other")
+
+
+def read_label(data: bytes, path: str) -> Delivery:
+    """Read a file that is no image: labels, class lists, split lists, or something else (kind ``other``).
+
+    ``path`` is relative to the data set. Content decides; the name helps where content cannot (an empty text is a
+    negative sample, a list of words is a class list if it is named so). Raises :class:`UnreadableError` for damaged
+    files, and :class:`UnknownFormatError` for ``.txt``, ``.xml`` and ``.json`` that are no form we read, naming the
+    form that it is, or the nearest one and the line that does not fit. Files with other endings are read where they
+    fit and left alone where not.
+    """
+    name = path.rsplit("/", 1)[-1]
+    ending = _ending(name)
+    if _BLANK.match(data):
+        return _blank(path, name, ending)
+    if data.startswith(_MAC_SIDECAR):
+        return OTHER
+    if is_image_name(name):
+        raise UnreadableError(path, f"no image: it begins with {data[:8]!r}", expected="the image that its name says")
+    if ending in {".tfrecord", ".tfrecords", ".record"} or is_tfrecord(data):
+        raise _not_read(path, "TFRecord")
+    if ending in _PLAIN_ENDINGS:
+        return OTHER
+    if ending in _LABEL_ENDINGS:
+        return _read(data, path, name, ending)
+    if b"\0" in data[:_LOOK_AT_BYTES] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return OTHER
+    if ending in {".yaml", ".yml"}:
+        return read_data_yaml(data, path) or OTHER
+    if ending in {".csv", ".tsv"}:
+        if form := foreign_csv(data[:_LOOK_AT_BYTES].decode(errors="replace").split("\n", 1)[0]):
+            raise _not_read(path, form)
+        return OTHER
+    try:
+        return _read(data, path, name, ending)
+    except UnreadableError:
+        return OTHER
+
+
+def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
+    start = utf8(data[:_LOOK_AT_BYTES], path).lstrip()[:1] if not data.startswith((b"\xff\xfe", b"\xfe\xff")) else b""
+    if ending == ".json" or (start in {b"{", b"["} and ending != ".xml"):
+        return _read_json(data, path)
+    if ending == ".xml" or start == b"<":
+        root = read_xml(data, path)
+        if form := foreign_xml(root):
+            raise _not_read(path, form, line=root.line)
+        return voc_of(root, path)
+    return _read_text(data, path, name)
+
+
+def _read_json(data: bytes, path: str) -> Delivery:
+    try:
+        return read_coco(data, path)
+    except UnreadableError as error:
+        json = utf8(data, path)
+        if form := foreign_json(json):
+            raise _not_read(path, form) from error
+        try:
+            keys = list(msgspec.json.decode(json, type=dict[str, Raw]))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise error from None
+        if "images" in keys or "annotations" in keys:
+            raise
+        found = "an object with the keys " + (", ".join(map(repr, keys[:8])) or "(none)")
+        raise UnknownFormatError(path, found, expected=EXPECTED_COCO) from error
+
+
+def _read_text(data: bytes, path: str, name: str) -> Delivery:
+    text = text_of(data, path)
+    lines = lines_of(text)
+    if is_image_set(path):
+        return read_image_set(lines, path)
+    words = [line.split() for _, line in lines[:_LOOK_AT_LINES]]
+    if any(map(fits_kitti, words)):
+        return read_kitti(data, path)
+    if any(map(fits_yolo, words)):
+        return read_yolo(data, path)
+    if is_class_list_name(name):
+        return read_names(data, path)
+    if is_image_list(lines):
+        return read_image_list(lines, path)
+    if all(_DARKNET_DATA.match(line) for _, line in lines if not line.startswith("#")):
+        return Delivery(kind="other", format="darknet-data")
+    if any(_CALIBRATION.match(line) for _, line in lines[:_LOOK_AT_LINES]):
+        return Delivery(kind="other", format="kitti-calibration")
+    if lines[0][1].startswith("# label:color_rgb"):
+        return Delivery(kind="other", format="voc-labelmap")
+    if _PROSE_NAME.fullmatch(name):
+        return OTHER
+    if form := foreign_text(lines):
+        raise _not_read(path, form, line=lines[0][0])
+    raise _nearest(lines, path)
+
+
+def _nearest(lines: Sequence[Line], path: str) -> UnknownFormatError:
+    """The error for a text that is no form at all: the form that its first line is nearest to."""
+    line, text = lines[0]
+    words = text.split()
+    digits = sum(map(is_number, words))
+    found = f"{len(words)} columns, {quote(text)}"
+    if len(words) >= 9 and not is_number(words[0]) and digits >= len(words) // 2:
+        expected = EXPECTED_KITTI
+    elif len(words) > 1 and digits == len(words):
+        expected = EXPECTED_YOLO
+    elif "," in text and all(map(is_number, text.replace(",", " ").split())):
+        found, expected = f"commas between the numbers, {quote(text)}", EXPECTED_YOLO
+    else:
+        expected = f"{EXPECTED_KITTI}; {EXPECTED_YOLO}; or a list of image paths"
+    return UnknownFormatError(path, found, line=line, expected=expected)
+
+
+def _blank(path: str, name: str, ending: str) -> Delivery:
+    if ending == ".txt":
+        if is_image_set(path) or is_class_list_name(name) or split_of(name) == without_extension(name).lower():
+            return OTHER
+        ref = without_extension(path)
+        mention = {"kind": "label", "format": "empty", "ref": ref, "stem": stem_of(ref), "instances": 0}
+        return Delivery(kind="label", format="empty", mentions=table([mention], DELIVERED_MENTIONS))
+    if ending in _LABEL_ENDINGS or is_image_name(name):
+        raise UnreadableError(path, "an empty file", expected=f"{ending[1:].upper()} content")
+    return OTHER
+
+
+def _not_read(path: str, form: str, line: int | None = None) -> UnknownFormatError:
+    return UnknownFormatError(
+        path, f"recognised as {form}, which is not read yet", line=line, expected="KITTI, COCO, Pascal VOC or YOLO"
+    )
+
+
+def _ending(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot >= 0 else ""
