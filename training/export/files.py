@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], check: Callable[[Path], T]) -> T:
+def write_atomically(path: Path, write: Callable[[Path], object], check: Callable[[Path], T]) -> T:
     """Write to a file beside ``path``, check it, and only then give it the name. Returns what ``check``
     returns.
 
