@@ -25,7 +25,7 @@ QUESTIONS = {
         FROM boxes WHERE NOT ignore GROUP BY ALL ORDER BY boxes DESC LIMIT 12""",
     "How are images and boxes spread over the splits?": """
         SELECT i.dataset, coalesce(i.split, '(none)') AS split, count(DISTINCT i.sample) AS images,
-               count(a.instance) AS boxes, round(count(a.instance) / count(DISTINCT i.sample), 2) AS boxes_an_image
+               count(a.instance) AS boxes, round(count(a.instance) / count(DISTINCT i.sample), 2) AS per_image
         FROM images i LEFT JOIN annotations a USING (dataset, sample)
         GROUP BY ALL ORDER BY 1, 3 DESC LIMIT 12""",
     "Which images are the most crowded?": """

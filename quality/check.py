@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from quality.rules import CORNERS, RULES, VALID_AFTER_CORRECTION, Rule
+from quality.rules import CORNERS, FINITE, RULES, VALID_AFTER_CORRECTION, Rule
 
 _WHO = ("dataset", "sample", "stem", "source", "instance", "line", "category")
 
@@ -50,8 +50,11 @@ def check_boxes(boxes: pl.DataFrame, *, correct: bool, rules: Sequence[Rule] = R
 
 def _correct(boxes: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
     for rule in rules:
-        if rule.correction:
-            boxes = boxes.with_columns(**rule.correction)
+        # Smallest and largest pass over nulls, so a box with a hole would come out as a sound one.
+        boxes = boxes.with_columns(
+            pl.when(FINITE).then(mended).otherwise(pl.col(name)).alias(name)
+            for name, mended in rule.correction.items()
+        )
     return boxes
 
 

@@ -20,7 +20,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _x1, _y1, _x2, _y2 = (pl.col(name) for name in CORNERS)
 _width, _height = pl.col("width"), pl.col("height")
 _missing = pl.any_horizontal(pl.col(name).is_null() for name in CORNERS)
-_finite = pl.all_horizontal(pl.col(name).is_finite() for name in CORNERS)
+FINITE = pl.all_horizontal(pl.col(name).isFINITE() for name in CORNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,16 @@ MISSING_BOX = Rule(
     broken=_missing,
 )
 NOT_FINITE = Rule(
-    name="not_finite",
+    name="notFINITE",
     severity="error",
     documentation="A coordinate is NaN or infinite.",
-    broken=~_missing & ~_finite,
+    broken=~_missing & ~FINITE,
 )
 INVERTED_BOX = Rule(
     name="inverted_box",
     severity="error",
     documentation="xmax < xmin or ymax < ymin: the corners were given the other way round.",
-    broken=_finite & ((_x2 < _x1) | (_y2 < _y1)),
+    broken=FINITE & ((_x2 < _x1) | (_y2 < _y1)),
     correction={
         "xmin": pl.min_horizontal(_x1, _x2),
         "ymin": pl.min_horizontal(_y1, _y2),
@@ -67,7 +67,7 @@ NEGATIVE_COORDINATE = Rule(
     name="negative_coordinate",
     severity="error",
     documentation="A coordinate is below zero: the box leaves the image to the left or above.",
-    broken=_finite & pl.any_horizontal(pl.col(name) < 0 for name in CORNERS),
+    broken=FINITE & pl.any_horizontal(pl.col(name) < 0 for name in CORNERS),
     correction={name: pl.max_horizontal(pl.col(name), 0.0) for name in CORNERS},
     word="clipped",
 )
@@ -75,7 +75,7 @@ BEYOND_IMAGE = Rule(
     name="beyond_image",
     severity="error",
     documentation="A coordinate is past the right or the lower edge of the image.",
-    broken=_finite & ((pl.max_horizontal(_x1, _x2) > _width) | (pl.max_horizontal(_y1, _y2) > _height)),
+    broken=FINITE & ((pl.max_horizontal(_x1, _x2) > _width) | (pl.max_horizontal(_y1, _y2) > _height)),
     correction={
         "xmin": pl.min_horizontal(_x1, _width.cast(pl.Float64)),
         "ymin": pl.min_horizontal(_y1, _height.cast(pl.Float64)),
@@ -88,7 +88,7 @@ ZERO_AREA = Rule(
     name="zero_area",
     severity="error",
     documentation="xmax = xmin or ymax = ymin: the box covers nothing.",
-    broken=_finite & ((_x2 == _x1) | (_y2 == _y1)),
+    broken=FINITE & ((_x2 == _x1) | (_y2 == _y1)),
 )
 
 RULES: tuple[Rule, ...] = (
@@ -116,4 +116,4 @@ FILE_RULES: Mapping[str, tuple[Severity, str]] = {
 }
 """Rules about files rather than boxes: severity and documentation."""
 
-VALID_AFTER_CORRECTION = ~_missing & _finite & (_x2 > _x1) & (_y2 > _y1)
+VALID_AFTER_CORRECTION = ~_missing & FINITE & (_x2 > _x1) & (_y2 > _y1)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -243,5 +244,6 @@ def _remote_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:
     version = info.get("VersionId") or info.get("ETag") or info.get("etag")
     if not version:
         modified = info.get("LastModified") or info.get("mtime") or info.get("created") or ""
-        version = f"{size:x}-{modified}"
+        # Some stores tell the same time once as a date and once as a number.
+        version = f"{size:x}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
     return ObjectInfo(key, str(version).strip('"'), size)

@@ -1,0 +1,137 @@
+"""The lake: transactions of a lane, replacing rows, conflicts, snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage import schemas
+from storage.errors import CommitConflictError, LakeError, UnknownKeyError
+from storage.lake import Lake, LaneCommit
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.create(tmp_path / "lake")
+
+
+def finding(stem: str, rule: str = "zero_area", dataset: str = "d", batch: int = 1) -> dict[str, object]:
+    return {"dataset": dataset, "stem": stem, "sample": stem, "rule": rule, "source": stem, "batch": batch}
+
+
+def findings(*rows: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schemas.FINDINGS)
+
+
+def stems(lake: Lake) -> list[str]:
+    return sorted(lake.read("findings")["stem"].to_pylist())
+
+
+def test_a_folder_without_tables_is_no_lake_and_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="dropmill ingest"):
+        Lake.open(tmp_path)
+
+
+def test_creating_twice_keeps_what_is_there(lake: Lake) -> None:
+    LaneCommit(lake, "main", 1).append("findings", findings(finding("a")))
+    again = Lake.create(lake.url)
+    assert stems(again) == ["a"]
+
+
+def test_the_same_batch_lands_once_however_often_it_is_committed(lake: Lake) -> None:
+    for _ in range(3):
+        LaneCommit(lake, "main", 1).append("findings", findings(finding("a")))
+    assert stems(lake) == ["a"]
+    assert LaneCommit(lake, "main", 1).has("findings")
+    assert not LaneCommit(lake, "main", 2).has("findings")
+
+
+def test_lanes_do_not_hide_each_others_batches(lake: Lake) -> None:
+    LaneCommit(lake, "one", 1).append("findings", findings(finding("a")))
+    LaneCommit(lake, "two", 1).append("findings", findings(finding("b")))
+    assert stems(lake) == ["a", "b"]
+
+
+def test_replacing_takes_out_the_named_rows_only(lake: Lake) -> None:
+    LaneCommit(lake, "main", 1).append(
+        "findings", findings(finding("a"), finding("b"), finding("a", dataset="other"))
+    )
+    LaneCommit(lake, "main", 2).replace(
+        "findings", findings(finding("a", "inverted_box")), column="stem", values={"d": {"a", "never seen"}}
+    )
+    rows = lake.read("findings").select(["dataset", "stem", "rule"]).to_pylist()
+    assert sorted(map(str, rows)) == sorted(
+        map(
+            str,
+            [
+                {"dataset": "d", "stem": "a", "rule": "inverted_box"},
+                {"dataset": "d", "stem": "b", "rule": "zero_area"},
+                {"dataset": "other", "stem": "a", "rule": "zero_area"},
+            ],
+        )
+    )
+
+
+def test_replacing_with_nothing_deletes(lake: Lake) -> None:
+    LaneCommit(lake, "main", 1).append("findings", findings(finding("a"), finding("b")))
+    LaneCommit(lake, "main", 2).replace("findings", findings(), column="stem", values={"d": {"a"}})
+    assert stems(lake) == ["b"]
+
+
+def test_more_values_than_a_predicate_can_hold_are_replaced_as_well(lake: Lake) -> None:
+    names = [f"s{i:05}" for i in range(6_000)]
+    LaneCommit(lake, "main", 1).append("findings", findings(*map(finding, [*names, "kept"])))
+    LaneCommit(lake, "main", 2).replace(
+        "findings", findings(finding("s00000", "inverted_box")), column="stem", values={"d": set(names)}
+    )
+    assert stems(lake) == ["kept", "s00000"]
+
+
+@pytest.mark.parametrize("name", ["it's", "a,b", "x' OR '1'='1", "ü ñ", "percent%20"])
+def test_names_with_quotes_and_signs_are_values_not_sql(lake: Lake, name: str) -> None:
+    LaneCommit(lake, "main", 1).append("findings", findings(finding(name), finding("other")))
+    LaneCommit(lake, "main", 2).replace("findings", findings(), column="stem", values={"d": {name}})
+    assert stems(lake) == ["other"]
+
+
+def test_a_writer_that_came_between_is_a_conflict_and_not_a_second_copy(lake: Lake) -> None:
+    mine, theirs = LaneCommit(lake, "main", 1), LaneCommit(lake, "main", 1)
+    theirs.append("findings", findings(finding("a")))
+    with pytest.raises(CommitConflictError) as caught:
+        mine.append("findings", findings(finding("a")))
+    assert caught.value.transient
+    assert caught.value.table == "findings"
+    assert stems(lake) == ["a"]
+
+
+def test_put_replaces_the_row_with_the_same_key(lake: Lake) -> None:
+    for state in ("submitted", "succeeded"):
+        row = {"run": "it's-1", "state": state}
+        lake.put("runs", pa.Table.from_pylist([row], schema=schemas.RUNS), keys=["run"])
+    lake.put(
+        "runs", pa.Table.from_pylist([{"run": "2", "state": "failed"}], schema=schemas.RUNS), keys=["run"]
+    )
+    assert sorted((r["run"], r["state"]) for r in lake.read("runs").to_pylist()) == [
+        ("2", "failed"),
+        ("it's-1", "succeeded"),
+    ]
+
+
+def test_a_snapshot_pins_what_a_run_reads(lake: Lake) -> None:
+    LaneCommit(lake, "main", 1).append("findings", findings(finding("a")))
+    pinned = lake.snapshot()
+    LaneCommit(lake, "main", 2).append("findings", findings(finding("b", batch=2)))
+    assert lake.read("findings", version=pinned["findings"])["stem"].to_pylist() == ["a"]
+    assert stems(lake) == ["a", "b"]
+
+
+def test_an_unknown_table_names_the_nearest(lake: Lake) -> None:
+    with pytest.raises(UnknownKeyError, match="did you mean 'findings'"):
+        lake.read("finding")
+
+
+def test_a_version_that_never_was_says_so(lake: Lake) -> None:
+    with pytest.raises(LakeError, match="findings at 99"):
+        lake.read("findings", version=99)
