@@ -20,7 +20,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _x1, _y1, _x2, _y2 = (pl.col(name) for name in CORNERS)
 _width, _height = pl.col("width"), pl.col("height")
 _missing = pl.any_horizontal(pl.col(name).is_null() for name in CORNERS)
-FINITE = pl.all_horizontal(pl.col(name).isFINITE() for name in CORNERS)
+FINITE = pl.all_horizontal(pl.col(name).is_finite() for name in CORNERS)
+"""True where all corners are numbers; null where one is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ MISSING_BOX = Rule(
     broken=_missing,
 )
 NOT_FINITE = Rule(
-    name="notFINITE",
+    name="not_finite",
     severity="error",
     documentation="A coordinate is NaN or infinite.",
     broken=~_missing & ~FINITE,
