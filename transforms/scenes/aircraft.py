@@ -1,4 +1,4 @@
-"""One aircraft as a small picture: turned, lit, painted, antialiased, with its exact coverage and its shadow."""
+"""One aircraft as a small picture: turned, lit, painted, antialiased, with its exact coverage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES: Mapping[str, float] = MappingProxyType(
         "helicopter": 62.0,
     }
 )
-"""Usual length or span (the longer one) in pixels of a 640x480 image: real sizes, with the differences compressed."""
+"""Usual length or span (the longer one) in pixels of a 640x480 image: real sizes, less far apart."""
 
 _COVERED = 96
 """From this alpha (of 255) on a pixel belongs to the aircraft; haze of turning blades stays below."""
@@ -71,7 +71,7 @@ def draw_aircraft(
     *,
     flying: bool,
 ) -> Sprite:
-    """Draw an aircraft ``size`` pixels long (or wide, whichever is more) with its nose at angle ``heading``."""
+    """Draw an aircraft, ``size`` pixels long or wide (whichever is more), its nose at angle ``heading``."""
     parts = plan_of(category, rng, spinning=flying)
     livery = _livery(category, rng)
     corners = np.concatenate([part.points for part in parts])
@@ -154,7 +154,7 @@ def _moved(colour: Colour, by: int) -> Colour:
 
 
 _WHITE, _SILVER, _PALE = (238, 240, 242), (176, 180, 186), (205, 208, 212)
-# (fuselage, wings, trim and fin, engines)
+# Each scheme: the colours of fuselage, wings, trim with fin, engines.
 _LIVERIES: Mapping[str, tuple[tuple[Colour, Colour, Colour, Colour], ...]] = MappingProxyType(
     {
         "airliner": (

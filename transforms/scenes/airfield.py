@@ -19,7 +19,7 @@ _FINE = 2
 
 @dataclass(frozen=True)
 class Airfield:
-    """Bands along the direction ``angle``; v is measured across it, from the runway's centre line, in pixels."""
+    """Bands along the direction ``angle``; v is the distance from the runway's centre line in pixels."""
 
     angle: float
     origin: tuple[float, float]
@@ -38,10 +38,9 @@ class Airfield:
     def to_image(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(u, v) to pixels, (N, 2) to (N, 2)."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        turned: npt.NDArray[np.float64] = np.asarray(points, dtype=np.float64) @ np.array(
-            [[cos, sin], [-sin, cos]]
-        )
-        return turned + np.array(self.origin)
+        turn = np.array([[cos, sin], [-sin, cos]])
+        placed: npt.NDArray[np.float64] = np.asarray(points, dtype=np.float64) @ turn + np.array(self.origin)
+        return placed
 
     def to_field(self, x: float, y: float) -> tuple[float, float]:
         """A pixel to (u, v)."""

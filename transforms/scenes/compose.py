@@ -77,7 +77,7 @@ class Arrangement:
 
 
 def render_scene(config: SceneConfig, index: int) -> Scene:
-    """Scene number ``index`` of a set: a function of the two arguments alone, in whatever order or process."""
+    """Scene number ``index`` of a set: a function of its two arguments alone, in any order or process."""
     arrangement = arrange_scene(config, index)
     return Scene(_paint(arrangement, config.stream(index, "paint")), arrangement.objects)
 
@@ -247,7 +247,7 @@ def _paint(arrangement: Arrangement, rng: np.random.Generator) -> Pixels:
 
 
 def _throw_shadow(shade: Image.Image, item: _Placed, site: Site) -> None:
-    """Add the aircraft's shadow on the ground to ``shade``: sharp when it is parked, soft when it flies high."""
+    """Add the aircraft's shadow on the ground to ``shade``: sharp when it is parked, soft when it is high."""
     sprite = item.sprite
     throw = item.height / math.tan(site.sun.elevation)
     soft = min(4.0, 0.5 + 0.03 * throw)

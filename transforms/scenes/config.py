@@ -56,7 +56,7 @@ class SceneConfig:
     max_size: float = 160.0
     """Largest length or span, in the same unit."""
     min_visible: float = 0.25
-    """An aircraft is placed only where this share of it, and of all others, stays visible; above 0, at most 1."""
+    """An aircraft is placed only where this share of it, and of all others, stays visible; 0.05 to 1."""
     cut: float = 0.15
     """Share of the aircraft that are placed across the image's edge."""
     clouds: float = 0.35
@@ -78,7 +78,7 @@ class SceneConfig:
         _number(self.max_size, "max_size", 12.0, 1000.0)
         if self.min_size > self.max_size:
             raise _wrong("min_size", self.min_size, f"at most max_size, which is {self.max_size}")
-        if isinstance(self.classes, str) or not self.classes:
+        if not isinstance(self.classes, (tuple, list)) or not self.classes:
             raise _wrong("classes", self.classes, "a tuple of one or more category names")
         object.__setattr__(self, "classes", tuple(self.classes))
         for name in self.classes:
@@ -89,7 +89,7 @@ class SceneConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SceneConfig:
-        """Settings by name, as a command line or a YAML file gives them; unknown names raise UnknownKeyError."""
+        """Settings by name, as a command line or YAML gives them; unknown names raise UnknownKeyError."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -102,7 +102,7 @@ class SceneConfig:
         return math.sqrt(self.width * self.height / _REFERENCE_PIXELS)
 
     def stream(self, index: int, purpose: str) -> np.random.Generator:
-        """The random stream of one scene for one purpose: independent of all others and of the order of calls."""
+        """The random stream of one scene for one purpose, independent of all others."""
         key = int.from_bytes(purpose.encode(), "little")
         return np.random.default_rng(np.random.SeedSequence([self.seed, index, key]))
 

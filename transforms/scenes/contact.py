@@ -16,7 +16,7 @@ _COLOURS = ("#ff5050", "#ffd23c", "#50dc78", "#5ab4ff", "#f078f0", "#ff9b3c")
 
 
 def contact_sheet(config: SceneConfig, n: int, path: str | os.PathLike[str], *, first: int = 0) -> None:
-    """Draw scenes ``first`` to ``first + n - 1`` with their boxes and names, in one PNG, about as wide as high."""
+    """Draw ``n`` scenes from ``first`` on, with their boxes and names, in one PNG about as wide as high."""
     if n < 1:
         raise ConfigError(f"contact sheet of {n} scenes; expected at least one", found=n)
     columns = max(1, round(math.sqrt(n * config.height / config.width)))

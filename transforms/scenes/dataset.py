@@ -108,19 +108,18 @@ def write_scenes(
 ) -> Manifest:
     """Write ``config.images`` scenes and their labels into ``folder``, which must be empty or absent.
 
-    With ``defects`` a few files and boxes are wrong, as in real deliveries; ``<folder>-planted-defects.json`` beside
-    the folder lists them (see :class:`transforms.scenes.defects.Defect`). Files appear whole: they are written under
-    a hidden name and renamed. COCO files always have segmentations; ``masks`` adds ``SegmentationObject`` to VOC.
-    ``progress`` is called with (done, all) after each image. With several ``workers`` the same bytes are written.
-    Box conventions: absolute pixel edges, 0-based, in VOC and KITTI too (``xmax - xmin`` is a number of pixels).
+    With ``defects`` a few files and boxes are wrong, as in real deliveries; ``<folder>-planted-defects.json``
+    beside the folder lists them (see :class:`transforms.scenes.defects.Defect`). Files appear whole: they are
+    written under a hidden name and renamed. COCO files always have segmentations; ``masks`` adds
+    ``SegmentationObject`` to VOC. ``progress`` is called with (done, all) after each image. With several
+    ``workers`` (processes) the same bytes are written.
+    Boxes are absolute pixel edges, 0-based, in VOC and KITTI too: ``xmax - xmin`` is a number of pixels.
     Raises :class:`ConfigError` for wrong arguments and a folder with something in it.
     """
     _check(format, image_format, masks=masks, workers=workers)
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(
-            f"{target}: there is something already; expected an empty or absent folder", path=str(target)
-        )
+        raise ConfigError(f"{target}: not empty; expected an empty or absent folder", path=str(target))
     order = _Order(config, target, format, image_format, masks)
     planted = choose_defects(config) if defects else {}
     splits = [split_of(index) for index in range(config.images)]
@@ -147,9 +146,7 @@ def _check(layout: str, image_format: str, *, masks: bool, workers: int) -> None
     if image_format not in get_args(ImageFormat):
         raise UnknownKeyError("write_scenes(image_format)", str(image_format), get_args(ImageFormat))
     if masks and layout not in {"voc", "coco"}:
-        raise ConfigError(
-            f"masks=True with format {layout!r}; expected 'voc' or 'coco', which have a place for masks"
-        )
+        raise ConfigError(f"masks=True with format {layout!r}; expected 'voc' or 'coco', which have masks")
     if workers < 1:
         raise ConfigError(f"write_scenes(workers): found {workers}; expected 1 or more")
 

@@ -1,4 +1,4 @@
-"""Defects as real deliveries have them, planted on purpose: which image gets which, and what then is wrong."""
+"""Defects as real deliveries have them, planted on purpose: which image gets which, and what is wrong."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Defect:
 def choose_defects(config: SceneConfig) -> dict[int, str]:
     """Which scene gets which defect, at most one each, never a scene without aircraft.
 
-    Boxes beyond an edge are planted where an aircraft really is cut by that edge, as far as there are such scenes:
-    there clipping gives the true box back.
+    Boxes beyond an edge are planted where an aircraft really is cut by that edge, as far as there are such
+    scenes: there clipping gives the true box back.
     """
     wanted = [
         kind
@@ -137,7 +137,7 @@ def cut_short(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def label_cut_short(text: str) -> str:
-    """A label file whose last object lost its end. In XML and JSON an element stays open, elsewhere columns miss."""
+    """A label file that lost its end: in XML and JSON an element stays open, elsewhere columns miss."""
     if text.startswith(("<", "{")):
         return text[: text.rfind("<ymax>")] if "<ymax>" in text else text[: len(text) * 2 // 3]
     *whole, last = text.splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Random textures: a few large periodic fields, made once per process, of which every scene takes its own cuts."""
+"""Random textures: a few large periodic fields, made once per process, of which each scene takes its cuts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def cut(
 ) -> Image.Image:
     """A random cut of a field, turned by ``angle`` (random where None), as an image of mode L.
 
-    Grey levels have mean 128 and standard deviation 42. ``zoom`` enlarges the texture, ``stretch`` enlarges it along
-    ``angle`` only.
+    Grey levels have mean 128 and standard deviation 42. ``zoom`` enlarges the texture, ``stretch`` does
+    so along ``angle`` only.
     """
     turn = float(rng.uniform(0, 2 * math.pi)) if angle is None else angle
     x0, y0 = (float(value) for value in rng.uniform(0, _SIDE, 2))

@@ -60,7 +60,7 @@ def tinted(levels: Image.Image, stops: Sequence[Colour]) -> Image.Image:
 
 
 def relief(levels: Image.Image, sun: Sun, strength: float, reach: float) -> Image.Image:
-    """Light on a surface whose height is ``levels``: 128 where it is flat, more on slopes that face the sun."""
+    """Light on a surface whose height is ``levels``: 128 where flat, more on slopes that face the sun."""
     dx, dy = (round(reach * part) for part in sun.towards)
     heights: npt.NDArray[np.int16] = np.asarray(levels, dtype=np.int16)
     slope = heights - np.roll(heights, (-dy, -dx), (0, 1))
@@ -266,7 +266,7 @@ def _town(site: Site, rng: np.random.Generator) -> Image.Image:
         shade = np.array(placed([(u - a, v - b), (u + a, v - b), (u + a, v + b), (u - a, v + b)])).reshape(
             -1, 2
         )
-        pen.polygon((shade + [dx, dy]).ravel().tolist(), fill=(44, 48, 42))
+        pen.polygon((shade + np.array([dx, dy])).ravel().tolist(), fill=(44, 48, 42))
     for u, v, a, b in houses:
         colour = roofs[int(rng.integers(len(roofs)))]
         near = placed([(u - a, v - b), (u + a, v - b), (u + a, v), (u - a, v)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -16,9 +17,9 @@ _Corner: TypeAlias = tuple[int, int]
 def segmentation_of(mask: Mask, left: int, top: int, width: int, height: int) -> Segmentation:
     """COCO segmentation of a cropped mask whose first pixel is (left, top) of a ``width`` x ``height`` image.
 
-    Polygons ``[[x1, y1, ...], ...]`` in pixel edges, one per 4-connected part; polygons cannot say a hole, so a mask
-    with holes becomes uncompressed RLE ``{"counts", "size": [height, width]}`` (COCO's mask API: column by column,
-    the first run is of zeros).
+    Polygons ``[[x1, y1, ...], ...]`` in pixel edges, one per 4-connected part. Polygons cannot say a hole, so
+    a mask with holes becomes uncompressed RLE ``{"counts", "size": [height, width]}`` (COCO's mask API:
+    column by column, the first run is of zeros).
     """
     loops = _loops(mask)
     if any(_signed_area(loop) < 0 for loop in loops):
@@ -37,7 +38,7 @@ def _runs(mask: Mask) -> list[int]:
 
 
 def _loops(mask: Mask) -> list[list[_Corner]]:
-    """Closed outlines, the mask on the right hand: clockwise (as seen, y down) around parts, else around holes."""
+    """Closed outlines with the mask on the right hand: clockwise (as seen, y down) except around holes."""
     padded = np.pad(mask, 1).astype(np.int8)
     starts: dict[_Corner, list[_Corner]] = defaultdict(list)
     # A step down the rows is +1 where the mask begins: its upper edge, which runs to the right.
@@ -67,7 +68,7 @@ def _loops(mask: Mask) -> list[list[_Corner]]:
 
 
 def _goes_on(here: _Corner, begin: _Corner, left_over: list[_Corner] | None) -> bool:
-    """Whether an outline only passes the corner where it began, as it may where two pixels touch at a corner."""
+    """Whether an outline only passes the corner where it began, as where two pixels touch at a corner."""
     return left_over is not None and _turn(here, begin, left_over[0]) > 0
 
 
@@ -83,11 +84,7 @@ def _turn(a: _Corner, b: _Corner, c: _Corner) -> int:
 def _stretches(steps: npt.NDArray[np.int8]) -> list[tuple[int, int, int]]:
     """Maximal runs of equal steps that are not zero: (first, one past the last, step)."""
     bounds = np.flatnonzero(np.diff(steps, prepend=0, append=0))
-    return [
-        (int(first), int(last), int(steps[first]))
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
-        if steps[first]
-    ]
+    return [(int(first), int(last), int(steps[first])) for first, last in pairwise(bounds) if steps[first]]
 
 
 def _signed_area(loop: list[_Corner]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -251,7 +252,7 @@ def _fuselage(profile: Sequence[tuple[float, float]], strips: int = 7) -> list[P
     half = np.array([w for _, w in profile])
     edges = np.sin(np.linspace(-math.pi / 2, math.pi / 2, strips + 1))
     parts = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         # Strips overlap a little: no gap may show the ground through the body.
         near, far = half * max(low - 0.04, -1.0), half * min(high + 0.04, 1.0)
         points = np.concatenate([np.stack([xs, near], 1), np.stack([xs, far], 1)[::-1]])
