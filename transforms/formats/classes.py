@@ -12,7 +12,9 @@ from storage.errors import UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.text import text_of
 
-_LIST_NAME = re.compile(r"(?:.*[_.-])?(?:classes|labels|class_?names)\.txt|.*\.names|.*_darknet\.labels", re.IGNORECASE)
+_LIST_NAME = re.compile(
+    r"(?:.*[_.-])?(?:classes|labels|class_?names)\.txt|.*\.names|.*_darknet\.labels", re.IGNORECASE
+)
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _MAX_YAML_CHARACTERS = 4_000_000
@@ -51,9 +53,16 @@ def read_data_yaml(data: bytes, path: str) -> Delivery | None:
     else:
         return None
     count = entries.get("nc")
-    if isinstance(count, yaml.ScalarNode) and _WHOLE.fullmatch(count.value) and int(count.value) != len(found):
+    if (
+        isinstance(count, yaml.ScalarNode)
+        and _WHOLE.fullmatch(count.value)
+        and int(count.value) != len(found)
+    ):
         raise UnreadableError(
-            path, f"nc: {count.value} and {len(found)} names", line=_line(count), expected="a name for each class"
+            path,
+            f"nc: {count.value} and {len(found)} names",
+            line=_line(count),
+            expected="a name for each class",
         )
     return _delivery(found)
 
@@ -71,18 +80,25 @@ def _delivery(found: Iterable[tuple[int, str]]) -> Delivery:
 def _compose(text: str, path: str) -> yaml.Node | None:
     """The nodes of the first document. Aliases are refused: they are how a small file becomes a huge one."""
     if len(text) > _MAX_YAML_CHARACTERS:
-        raise UnreadableError(path, f"{len(text)} characters of YAML", expected=f"at most {_MAX_YAML_CHARACTERS}")
+        raise UnreadableError(
+            path, f"{len(text)} characters of YAML", expected=f"at most {_MAX_YAML_CHARACTERS}"
+        )
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
                 raise UnreadableError(
-                    path, f"the alias *{event.anchor}", line=event.start_mark.line + 1, expected="YAML without aliases"
+                    path,
+                    f"the alias *{event.anchor}",
+                    line=event.start_mark.line + 1,
+                    expected="YAML without aliases",
                 )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_DEPTH:
                 line = event.start_mark.line + 1
-                raise UnreadableError(path, f"more than {_MAX_DEPTH} levels", line=line, expected="a data set")
+                raise UnreadableError(
+                    path, f"more than {_MAX_DEPTH} levels", line=line, expected="a data set"
+                )
         return yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -100,7 +116,9 @@ def _scalar(node: yaml.Node, path: str) -> str:
 def _number(node: yaml.Node, path: str) -> int:
     text = _scalar(node, path)
     if not _WHOLE.fullmatch(text):
-        raise UnreadableError(path, f"{text!r} as class number", line=_line(node), expected="a whole number from 0")
+        raise UnreadableError(
+            path, f"{text!r} as class number", line=_line(node), expected="a whole number from 0"
+        )
     return int(text)
 
 
@@ -108,7 +126,9 @@ def _refuse_twice(names: yaml.MappingNode, found: list[tuple[int, str]], path: s
     seen: set[int] = set()
     for (key, _), (number, _) in zip(names.value, found, strict=True):
         if number in seen:
-            raise UnreadableError(path, f"class {number} twice", line=_line(key), expected="one name per number")
+            raise UnreadableError(
+                path, f"class {number} twice", line=_line(key), expected="one name per number"
+            )
         seen.add(number)
 
 

@@ -31,7 +31,9 @@ _PLAIN_ENDINGS = set(
     ".java .js .ldjson .log .lock .m .mat .md .meta .pbtxt .pcd .pdf .prototxt .py .r .rst .rtf .sh .sql .svg .tex "
     ".toml .ts .xlsx .zip .tar .gz .7z .mp4 .avi .mov .mkv .bin .npy .npz .pt .pth .onnx .parquet .h5 .pkl".split()
 )
-_PROSE_NAME = re.compile(r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*", re.I)
+_PROSE_NAME = re.compile(
+    r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*", re.I
+)
 _BLANK = re.compile(rb"(?:\xef\xbb\xbf)?\s*\Z")
 _MAC_SIDECAR = b"\x00\x05\x16\x07"
 _DARKNET_DATA = re.compile(r"(?:classes|train|valid|names|backup|eval|top|results)\s*=")
@@ -58,7 +60,9 @@ def read_label(data: bytes, path: str) -> Delivery:
     if data.startswith(_MAC_SIDECAR):
         return OTHER
     if is_image_name(name):
-        raise UnreadableError(path, f"no image: it begins with {data[:8]!r}", expected="the image that its name says")
+        raise UnreadableError(
+            path, f"no image: it begins with {data[:8]!r}", expected="the image that its name says"
+        )
     if ending in {".tfrecord", ".tfrecords", ".record"} or is_tfrecord(data):
         raise _not_read(path, "TFRecord")
     if ending in _PLAIN_ENDINGS:
@@ -80,7 +84,11 @@ def read_label(data: bytes, path: str) -> Delivery:
 
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
-    start = utf8(data[:_LOOK_AT_BYTES], path).lstrip()[:1] if not data.startswith((b"\xff\xfe", b"\xfe\xff")) else b""
+    start = (
+        utf8(data[:_LOOK_AT_BYTES], path).lstrip()[:1]
+        if not data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        else b""
+    )
     if ending == ".json" or (start in {b"{", b"["} and ending != ".xml"):
         return _read_json(data, path)
     if ending == ".xml" or start == b"<":
@@ -154,7 +162,11 @@ def _nearest(lines: Sequence[Line], path: str) -> UnknownFormatError:
 
 def _blank(path: str, name: str, ending: str) -> Delivery:
     if ending == ".txt":
-        if is_image_set(path) or is_class_list_name(name) or split_of(name) == without_extension(name).lower():
+        if (
+            is_image_set(path)
+            or is_class_list_name(name)
+            or split_of(name) == without_extension(name).lower()
+        ):
             return OTHER
         ref = without_extension(path)
         mention = {"kind": "label", "format": "empty", "ref": ref, "stem": stem_of(ref), "instances": 0}
@@ -166,7 +178,10 @@ def _blank(path: str, name: str, ending: str) -> Delivery:
 
 def _not_read(path: str, form: str, line: int | None = None) -> UnknownFormatError:
     return UnknownFormatError(
-        path, f"recognised as {form}, which is not read yet", line=line, expected="KITTI, COCO, Pascal VOC or YOLO"
+        path,
+        f"recognised as {form}, which is not read yet",
+        line=line,
+        expected="KITTI, COCO, Pascal VOC or YOLO",
     )
 
 

@@ -15,7 +15,10 @@ from transforms.formats.text import Line, is_number
 _CSV_HEADS = (
     ({"imageid", "labelname"}, "Open Images CSV"),
     ({"image", "xmin", "ymin", "xmax", "ymax", "label"}, "VoTT CSV"),
-    ({"filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"}, "TensorFlow object detection CSV"),
+    (
+        {"filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"},
+        "TensorFlow object detection CSV",
+    ),
 )
 _JSON_KEYS = (
     ({"shapes", "imagePath"}, "LabelMe JSON"),
@@ -54,7 +57,12 @@ def foreign_text(lines: Sequence[Line]) -> str | None:
         return "WIDER FACE text"
     if len(words) in {9, 10} and _all_numbers(words[:8]) and not is_number(words[8]):
         return "DOTA oriented boxes"
-    if len(words) >= 17 and words[0].isdecimal() and words[1].lstrip("-").isdecimal() and not is_number(words[2]):
+    if (
+        len(words) >= 17
+        and words[0].isdecimal()
+        and words[1].lstrip("-").isdecimal()
+        and not is_number(words[2])
+    ):
         return "KITTI tracking labels"
     if len(words) in {5, 6} and not is_number(words[0]) and _all_numbers(words[1:]):
         return "a list of class, score and corners"

@@ -49,11 +49,11 @@ def read_xml(data: bytes, path: str) -> Element:
     """
     target = _Builder(path)
     parser = DefusedXMLParser(target=target)
-    expat: XMLParserType = parser.parser  # type: ignore[attr-defined]
+    expat: XMLParserType = parser.parser
     target.expat = expat
     try:
         parser.feed(_expat_text(data, path))
-        root = parser.close()
+        parser.close()
     except ParseError as error:
         line, column = error.position
         raise UnreadableError(
@@ -68,8 +68,9 @@ def read_xml(data: bytes, path: str) -> Element:
         ) from error
     except (ValueError, LookupError) as error:
         raise UnreadableError(path, str(error), expected="XML in a known encoding") from error
-    assert isinstance(root, Element)
-    return root
+    if target.root is None:
+        raise UnreadableError(path, "no element", expected="XML")
+    return target.root
 
 
 def as_json(element: Element) -> Any:
@@ -107,7 +108,7 @@ class _Builder:
         self._path = path
         self._stack: list[Element] = []
         self._texts: list[list[str]] = []
-        self._root: Element | None = None
+        self.root: Element | None = None
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         line = self.expat.CurrentLineNumber if self.expat is not None else 0
@@ -119,7 +120,7 @@ class _Builder:
         if self._stack:
             self._stack[-1].children.append(element)
         else:
-            self._root = element
+            self.root = element
         self._stack.append(element)
         self._texts.append([])
 
@@ -130,8 +131,8 @@ class _Builder:
     def end(self, tag: str) -> None:  # noqa: ARG002 - the interface of a parser's target
         self._stack.pop().text = "".join(self._texts.pop()).strip()
 
-    def close(self) -> Element | None:
-        return self._root
+    def close(self) -> None:
+        pass
 
 
 def _local(tag: str) -> str:

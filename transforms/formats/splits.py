@@ -9,7 +9,14 @@ from transforms.delivery import DELIVERED_MENTIONS, Delivery, stem_of, table
 from transforms.formats.refs import is_image_name, ref_of, tidy
 from transforms.formats.text import Line
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "trainval": "trainval"}
+_SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "trainval": "trainval",
+}
 _WORDS = re.compile(r"[A-Za-z]+")
 _OTHER_TASKS = {"action", "layout", "segmentation"}
 

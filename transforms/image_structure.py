@@ -1,0 +1,155 @@
+"""Whether an image file is whole, from its structure: the checks that cost no decoding.
+
+Sources: JPEG, ITU-T T.81 annex B; PNG, W3C Portable Network Graphics (third edition), section 5; GIF89a
+specification, section 27; WebP, RFC 9649 section 2; BMP as documented for BITMAPINFOHEADER.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+At = Callable[[int, int], bytes]
+"""``at(offset, count)`` gives bytes of the file; fewer where it ends."""
+
+_BLOCK = 1 << 20
+_TAIL = 1 << 16
+_MAX_SEGMENTS = 10_000
+_PALETTE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """``broken``: what is certainly wrong. ``doubtful``: why only decoding can tell whether the file is whole."""
+
+    broken: str | None = None
+    doubtful: str | None = None
+    bit_depth: int | None = None
+    """Bits per channel, where the container says it and a decoder would hide it."""
+    exif: bytes | None = None
+
+
+def structure_of(kind: str, at: At, size_bytes: int) -> Structure:
+    """Check the structure of a file of ``kind`` (as of :func:`transforms.images.is_image`)."""
+    check = _CHECKS.get(kind)
+    return (
+        check(at, size_bytes) if check else Structure(doubtful=f"a {kind} file has to be decoded to be sure")
+    )
+
+
+def _jpeg(at: At, size_bytes: int) -> Structure:
+    """Walk the segments to the start of the first scan, so that a thumbnail's end is not taken for the image's."""
+    position = 2
+    for _ in range(_MAX_SEGMENTS):
+        mark = at(position, 4)
+        if len(mark) < 4:
+            return Structure(doubtful=f"the header runs past the end of the file, at {size_bytes} bytes")
+        if mark[0] != 0xFF:
+            return Structure(doubtful=f"no marker at offset {position}")
+        code = mark[1]
+        if code == 0xFF:
+            position += 1
+        elif code == 0xDA:
+            break
+        elif code in {0x00, 0xD9}:
+            return Structure(doubtful=f"an unexpected marker at offset {position}")
+        elif code == 0x01 or 0xD0 <= code <= 0xD8:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(mark[2:4], "big")
+    else:
+        return Structure(doubtful=f"more than {_MAX_SEGMENTS} segments")
+    start = max(position, size_bytes - _TAIL)
+    if at(start, size_bytes - start).rfind(b"\xff\xd9") < 0:
+        return Structure(doubtful="no end-of-image marker")
+    return Structure()
+
+
+def _png(at: At, size_bytes: int) -> Structure:
+    """Walk all chunks and compare their checksums: a decoder may pass over damage once something else has read on."""
+    position, depth, exif, has_data = 8, None, None, False
+    while True:
+        head = at(position, 8)
+        length, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if len(head) < 8:
+            return Structure(broken="cut off: the file ends without IEND")
+        end = position + 12 + length
+        if not name.isalpha():
+            return Structure(broken=f"no chunk name at offset {position + 4}")
+        if end > size_bytes:
+            missing = end - size_bytes
+            return Structure(broken=f"cut off: {missing} bytes are missing of the chunk {name.decode()}")
+        checksum, body = _chunk_checksum(at, position + 4, length + 4)
+        if checksum != int.from_bytes(at(end - 4, 4), "big"):
+            return Structure(
+                broken=f"the checksum of the chunk {name.decode()} at offset {position} is wrong"
+            )
+        if depth is None:
+            if name != b"IHDR" or length != 13:
+                return Structure(broken=f"{name.decode()} as first chunk instead of IHDR")
+            depth = 8 if body[13] == _PALETTE else body[12]
+        has_data = has_data or name == b"IDAT"
+        if name == b"eXIf" and length < _BLOCK:
+            exif = body[4:]
+        if name == b"IEND":
+            break
+        position = end
+    return Structure(bit_depth=depth, exif=exif) if has_data else Structure(broken="no image data")
+
+
+def _chunk_checksum(at: At, start: int, count: int) -> tuple[int, bytes]:
+    """The CRC-32 of a part of the file, and its first block."""
+    first = at(start, min(count, _BLOCK))
+    checksum = zlib.crc32(first)
+    for offset in range(start + len(first), start + count, _BLOCK):
+        checksum = zlib.crc32(at(offset, min(_BLOCK, start + count - offset)), checksum)
+    return checksum, first
+
+
+def _gif(at: At, size_bytes: int) -> Structure:
+    start = max(13, size_bytes - _TAIL)
+    if not at(start, size_bytes - start).rstrip(b"\0").endswith(b"\x3b"):
+        return Structure(doubtful="no trailer at the end")
+    return Structure()
+
+
+def _bmp(at: At, size_bytes: int) -> Structure:
+    head = at(0, 34)
+    pixels, header_size = _little(head, 10, 4), _little(head, 14, 4)
+    if header_size == 12:
+        width, height, bits, compression = _little(head, 18, 2), _little(head, 20, 2), _little(head, 24, 2), 0
+    else:
+        width, height = _little(head, 18, 4), abs(_little(head, 22, 4, signed=True))
+        bits, compression = _little(head, 28, 2), _little(head, 30, 4)
+    if compression not in {0, 3, 6}:
+        return Structure(doubtful="the pixels are compressed")
+    needed = pixels + (width * bits + 31) // 32 * 4 * height
+    if needed > size_bytes:
+        return Structure(broken=f"cut off: {size_bytes} bytes where the header asks for {needed}")
+    return Structure()
+
+
+def _webp(at: At, size_bytes: int) -> Structure:
+    needed = _little(at(0, 12), 4, 4) + 8
+    if needed > size_bytes:
+        return Structure(broken=f"cut off: {size_bytes} bytes where the header asks for {needed}")
+    return Structure()
+
+
+def _tiff(at: At, size_bytes: int) -> Structure:  # noqa: ARG001 - its directory is read by the caller
+    return Structure()
+
+
+def _little(data: bytes, offset: int, count: int, *, signed: bool = False) -> int:
+    return int.from_bytes(data[offset : offset + count], "little", signed=signed)
+
+
+_CHECKS: dict[str, Callable[[At, int], Structure]] = {
+    "jpeg": _jpeg,
+    "png": _png,
+    "gif": _gif,
+    "bmp": _bmp,
+    "webp": _webp,
+    "tiff": _tiff,
+}
