@@ -59,8 +59,8 @@ _process_settings = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What the header of an image says. ``width`` and ``height`` are those of the image as shown, after the EXIF
-    orientation (1 to 8, the value in the file; 1 where there is none or no legal one).
+    """What the header of an image says. ``width`` and ``height`` are those of the image as shown, after the
+    EXIF orientation (1 to 8, the value in the file; 1 where there is none or no legal one).
     """
 
     format: str
@@ -74,10 +74,11 @@ class ImageHeader:
 def inspect_image(
     file: BinaryIO, path: str, size_bytes: int, *, max_pixels: int = 200_000_000
 ) -> ImageHeader:
-    """Read the header of an image and check that the file is whole; pixels are decoded only where that is in doubt.
+    """Read the header of an image and check that the file is whole; pixels are decoded only where that is in
+    doubt.
 
-    ``file`` is at any position and stays open. Raises :class:`UnreadableError` for what is damaged, cut off, of no
-    known form or larger than ``max_pixels``; errors of ``file`` itself pass through as they are.
+    ``file`` is at any position and stays open. Raises :class:`UnreadableError` for what is damaged, cut off,
+    of no known form or larger than ``max_pixels``; errors of ``file`` itself pass through as they are.
     """
     source = _Source(file)
     try:
@@ -172,7 +173,7 @@ def _orientation(image: ImageFile, late_exif: bytes | None) -> int:
         else:
             if late_exif:
                 image.info.setdefault("exif", b"Exif\0\0" + late_exif)
-            # Not the method of the class of PNG files, which decodes the image to look for EXIF behind its pixels.
+            # PNG files override this method: theirs decodes the image to look for EXIF behind the pixels.
             value = Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - see inspect_image
         return 1

@@ -31,11 +31,12 @@ def read_names(data: bytes, path: str) -> Delivery:
 
 
 def read_data_yaml(data: bytes, path: str) -> Delivery | None:
-    """Read the ``names`` of a YOLO data set description, a list or a mapping of numbers; None without such a key.
+    """Read the ``names`` of a YOLO data set description, a list or a mapping of numbers; None without such a
+    key.
 
-    Every scalar is taken as the text that it is, so a class ``no`` stays ``no``. Raises :class:`UnreadableError` with
-    the line for YAML that is malformed or uses aliases, for numbers that come twice, and where ``nc`` says another
-    number of classes.
+    Every scalar is taken as the text that it is, so a class ``no`` stays ``no``. Raises
+    :class:`UnreadableError` with the line for YAML that is malformed or uses aliases, for numbers that come
+    twice, and where ``nc`` says another number of classes.
     """
     text = text_of(data, path)
     if not _NAMES_KEY.search(text):
@@ -90,12 +91,12 @@ def _compose(text: str, path: str) -> yaml.Node | None:
                 raise UnreadableError(
                     path,
                     f"the alias *{event.anchor}",
-                    line=event.start_mark.line + 1,
+                    line=_line(event),
                     expected="YAML without aliases",
                 )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_DEPTH:
-                line = event.start_mark.line + 1
+                line = _line(event)
                 raise UnreadableError(
                     path, f"more than {_MAX_DEPTH} levels", line=line, expected="a data set"
                 )
@@ -109,7 +110,7 @@ def _compose(text: str, path: str) -> yaml.Node | None:
 
 def _scalar(node: yaml.Node, path: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise UnreadableError(path, f"a {node.id} as class name", line=_line(node), expected="a name")
+        raise UnreadableError(path, "a list or mapping as class name", line=_line(node), expected="a name")
     return str(node.value)
 
 
@@ -132,5 +133,5 @@ def _refuse_twice(names: yaml.MappingNode, found: list[tuple[int, str]], path: s
         seen.add(number)
 
 
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+def _line(part: yaml.Node | yaml.Event) -> int | None:
+    return part.start_mark.line + 1 if part.start_mark is not None else None

@@ -80,13 +80,14 @@ class _File(Struct):
 def read_coco(data: bytes, path: str) -> Delivery:
     """Read a COCO file; ``bbox`` is ``xywh`` in pixels, as delivered, and crowds have ``ignore``.
 
-    ``segmentation`` is the JSON text of the file without white space. ``attributes`` keep id, area and all keys that
-    have no column: of annotations, images (in the mentions) and categories. An annotation of an image that the file
-    does not list has the ref ``image_id:<id>``. Files without ``annotations`` (and those without any category and
-    annotation) only list images: their mentions have ``instances`` null.
+    ``segmentation`` is the JSON text of the file without white space. ``attributes`` keep id, area and all
+    keys that have no column: of annotations, images (in the mentions) and categories. An annotation of an
+    image that the file does not list has the ref ``image_id:<id>``. Files without ``annotations`` (and those
+    without any category and annotation) only list images: their mentions have ``instances`` null.
 
-    Raises :class:`UnreadableError` for what is not COCO or contradicts itself, with the place in the document, and
-    :class:`UnknownFormatError` for captions, panoptic files and image labels, which have no boxes.
+    Raises :class:`UnreadableError` for what is not COCO or contradicts itself, with the place in the
+    document, and :class:`UnknownFormatError` for captions, panoptic files and image labels, which have no
+    boxes.
     """
     json = utf8(data, path)
     with _no_garbage_collection():

@@ -26,13 +26,19 @@ from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
 from transforms.formats.yolo import fits_yolo, read_yolo
 
 _LABEL_ENDINGS = {".txt", ".xml", ".json"}
-_PLAIN_ENDINGS = set(
-    ".bat .bib .c .cc .cfg .conf .cpp .css .cu .db .diff .docx .gitignore .gitattributes .go .h .htm .html .ini .ipynb "
-    ".java .js .ldjson .log .lock .m .mat .md .meta .pbtxt .pcd .pdf .prototxt .py .r .rst .rtf .sh .sql .svg .tex "
-    ".toml .ts .xlsx .zip .tar .gz .7z .mp4 .avi .mov .mkv .bin .npy .npz .pt .pth .onnx .parquet .h5 .pkl".split()
-)
+# fmt: off
+_PLAIN_ENDINGS = {
+    ".7z", ".avi", ".bat", ".bib", ".bin", ".c", ".cc", ".cfg", ".conf", ".cpp", ".css", ".cu", ".db",
+    ".diff", ".docx", ".gitattributes", ".gitignore", ".go", ".gz", ".h", ".h5", ".htm", ".html",
+    ".ini", ".ipynb", ".java", ".js", ".ldjson", ".lock", ".log", ".m", ".mat", ".md", ".meta", ".mkv",
+    ".mov", ".mp4", ".npy", ".npz", ".onnx", ".parquet", ".pbtxt", ".pcd", ".pdf", ".pkl", ".prototxt",
+    ".pt", ".pth", ".py", ".r", ".rst", ".rtf", ".sh", ".sql", ".svg", ".tar", ".tex", ".toml", ".ts",
+    ".xlsx", ".zip",
+}
+# fmt: on
 _PROSE_NAME = re.compile(
-    r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*", re.I
+    r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*",
+    re.IGNORECASE,
 )
 _BLANK = re.compile(rb"(?:\xef\xbb\xbf)?\s*\Z")
 _MAC_SIDECAR = b"\x00\x05\x16\x07"
@@ -47,11 +53,11 @@ OTHER = Delivery(kind="other", format="other")
 def read_label(data: bytes, path: str) -> Delivery:
     """Read a file that is no image: labels, class lists, split lists, or something else (kind ``other``).
 
-    ``path`` is relative to the data set. Content decides; the name helps where content cannot (an empty text is a
-    negative sample, a list of words is a class list if it is named so). Raises :class:`UnreadableError` for damaged
-    files, and :class:`UnknownFormatError` for ``.txt``, ``.xml`` and ``.json`` that are no form we read, naming the
-    form that it is, or the nearest one and the line that does not fit. Files with other endings are read where they
-    fit and left alone where not.
+    ``path`` is relative to the data set. Content decides; the name helps where content cannot (an empty text
+    is a negative sample, a list of words is a class list if it is named so). Raises :class:`UnreadableError`
+    for damaged files, and :class:`UnknownFormatError` for ``.txt``, ``.xml`` and ``.json`` that are no form
+    we read, naming the form that it is, or the nearest one and the line that does not fit. Files with other
+    endings are read where they fit and left alone where not.
     """
     name = path.rsplit("/", 1)[-1]
     ending = _ending(name)

@@ -28,7 +28,8 @@ def utf8(data: bytes, path: str) -> bytes:
 def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within: str = "$") -> T:
     """Decode JSON into ``kind``; ``within`` is the place of ``data`` in its document, as a JSON path.
 
-    Raises :class:`UnreadableError` with the line of a mistake in the syntax, or the path of a value of another type.
+    Raises :class:`UnreadableError` with the line of a mistake in the syntax, or the path of a value of
+    another type.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -41,7 +42,9 @@ def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within
 
 
 def extras(objects: Iterable[Raw], known: Iterable[str]) -> list[str]:
-    """Of each JSON object, the members that are not ``known``, as JSON text without braces (``"a":1,"b":[2]``)."""
+    """Of each JSON object, the members that are not ``known``, as JSON text without braces
+    (``"a":1,"b":[2]``).
+    """
     names = frozenset(known)
     found = []
     for raw in objects:

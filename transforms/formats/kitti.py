@@ -1,8 +1,8 @@
 """KITTI object labels: one text file per image, one object per line, 15 columns or 16 with a score.
 
-Columns, by the read-me of the KITTI object development kit: type, truncated, occluded, alpha, four numbers of the
-2-D box (left, top, right, bottom in pixels, 0-based), three dimensions (height, width, length in metres), three of
-the location (x, y, z in camera coordinates, metres), rotation_y, and in results the score.
+Columns, by the read-me of the KITTI object development kit: type, truncated, occluded, alpha, four numbers of
+the 2-D box (left, top, right, bottom in pixels, 0-based), three dimensions (height, width, length in metres),
+three of the location (x, y, z in camera coordinates, metres), rotation_y, and in results the score.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class Element:
 def read_xml(data: bytes, path: str) -> Element:
     """Parse XML; namespaces are dropped from the tags.
 
-    Raises :class:`UnreadableError` for what is not well-formed, declares entities, refers to other documents, or is
-    nested more than 64 deep.
+    Raises :class:`UnreadableError` for what is not well-formed, declares entities, refers to other documents,
+    or is nested more than 64 deep.
     """
     target = _Builder(path)
     parser = DefusedXMLParser(target=target)
@@ -140,7 +140,9 @@ def _local(tag: str) -> str:
 
 
 def _expat_text(data: bytes, path: str) -> bytes:
-    """What expat can read: East Asian encodings become UTF-8, and their declaration goes, keeping its place."""
+    """What expat can read: East Asian encodings become UTF-8, and their declaration goes, keeping its
+    place.
+    """
     declared = _DECLARED.search(data[:512])
     if declared is None or (encoding := declared.group(1).decode().lower()) not in _EAST_ASIAN:
         return data

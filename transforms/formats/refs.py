@@ -10,7 +10,7 @@ _IMAGE_ENDING = re.compile(
 
 
 def ref_of(name: str) -> str:
-    """``./images\\\\a.b.jpg`` gives ``images/a.b``: forward slashes, nothing that leads out, no last suffix."""
+    """A tidy path below the data set without its last suffix: ``a/b.c.jpg`` gives ``a/b.c``."""
     path = tidy(name)
     head, _, suffix = path.rpartition(".")
     if not head or head.endswith("/") or not suffix or "/" in suffix:

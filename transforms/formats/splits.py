@@ -35,8 +35,8 @@ def read_image_list(lines: Sequence[Line], path: str) -> Delivery:
 def read_image_set(lines: Sequence[Line], path: str) -> Delivery:
     """Read a list below VOC's ``ImageSets``: names without folder and extension.
 
-    Lists per class (a name and -1, 0 or 1) and those of other tasks (Action, Layout, Segmentation) are of kind other.
-    A ``ref`` keeps the folder above ``ImageSets``, so that years of VOC side by side stay apart.
+    Lists per class (a name and -1, 0 or 1) and those of other tasks (Action, Layout, Segmentation) are of
+    kind other. A ``ref`` keeps the folder above ``ImageSets``, so that years of VOC side by side stay apart.
     """
     folders, name = path.split("/")[:-1], path.rsplit("/", 1)[-1]
     place = folders.index("ImageSets")

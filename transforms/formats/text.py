@@ -19,7 +19,7 @@ Line = tuple[int, str]
 
 
 def text_of(data: bytes, path: str) -> str:
-    """Decode UTF-8, with or without byte order mark, or UTF-16 with one; line ends become ``\\n``.
+    """Decode UTF-8, with or without byte order mark, or UTF-16 with one; all line ends become one line feed.
 
     Raises :class:`UnreadableError` for anything else, and for NUL characters, with the line where it stands.
     """
@@ -52,7 +52,9 @@ def is_number(word: str) -> bool:
 
 
 def numbers(words: Sequence[str], path: str, line: int, *, names: Sequence[str] = ()) -> list[float]:
-    """Words to finite numbers; ``names`` says what they are, for the message of the :class:`UnreadableError`."""
+    """Words to finite numbers; ``names`` says what they are, for the message of the
+    :class:`UnreadableError`.
+    """
     values = []
     for place, word in enumerate(words):
         value = float(word) if _NUMBER.fullmatch(word) else math.nan
