@@ -168,12 +168,12 @@ def _in_crowd(
 
 
 def _outside(boxes: Floats, category: Integers, rules: MatchRules) -> Bools:
-    """Which boxes are smaller or larger than what counts in their category."""
-    if not len(boxes):
-        return np.zeros(0, dtype=np.bool_)
-    size = boxes[:, 2:] - boxes[:, :2]
-    odd = (size < rules.smallest[category]) | (size > rules.largest[category])
-    return np.asarray(odd.any(axis=1))
+    """Which boxes are smaller or larger than counts in their category; not those of no category (-1)."""
+    result = np.zeros(len(boxes), dtype=np.bool_)
+    known = category >= 0
+    size, index = (boxes[:, 2:] - boxes[:, :2])[known], category[known]
+    result[known] = ((size < rules.smallest[index]) | (size > rules.largest[index])).any(axis=1)
+    return result
 
 
 def _index(categories: npt.NDArray[np.str_], names: tuple[str, ...]) -> Integers:
