@@ -83,7 +83,6 @@ def paint_airfield(
     picture: Image.Image, field: Airfield, sun: Sun, rng: np.random.Generator, scale: float
 ) -> None:
     """Paint pavements, markings and hangars onto ``picture``."""
-    width, height = picture.size
     u0, u1, v0, v1 = field.apron
     t0, t1 = field.taxiway
     reach = field.reach
@@ -102,9 +101,8 @@ def paint_airfield(
     _slabs(picture, field, light, rng, scale)
     _stains(picture, field, rng, scale)
     _markings(picture, field, link, rng, scale)
+    _vehicles(picture, field, sun, rng, scale)
     _hangars(picture, field, sun, rng, scale)
-    if picture.size != (width, height):
-        raise AssertionError("painting never changes the size")
 
 
 def _rect(u0: float, u1: float, v0: float, v1: float) -> list[tuple[float, float]]:
@@ -210,6 +208,29 @@ def _markings(
     worn = cut("rough", rng, picture.width, picture.height).point(lambda v: max(70, min(235, v * 2)))
     picture.paste((232, 232, 228), (0, 0), ImageChops.multiply(_mask(picture, field, white), worn))
     picture.paste((206, 170, 52), (0, 0), ImageChops.multiply(_mask(picture, field, yellow), worn))
+
+
+def _vehicles(
+    picture: Image.Image, field: Airfield, sun: Sun, rng: np.random.Generator, scale: float
+) -> None:
+    """Tugs, buses, tankers and rows of containers: small things on the apron that are no aircraft."""
+    u0, u1, v0, v1 = field.apron
+    colours = [(226, 226, 224), (214, 178, 50), (170, 52, 44), (52, 84, 140), (86, 90, 92), (60, 110, 76)]
+    pen = ImageDraw.Draw(picture)
+    away = -np.array(sun.towards) * 2.2 * scale / math.tan(sun.elevation)
+    for _ in range(int(rng.integers(0, 16))):
+        u, v = float(rng.uniform(u0, u1)), float(rng.uniform(v0, v1))
+        length, width = float(rng.uniform(5, 15)) * scale, float(rng.uniform(3, 4.5)) * scale
+        turn = float(rng.choice([0.0, math.pi / 2])) + float(rng.normal(0, 0.1))
+        along = np.array([math.cos(turn), math.sin(turn)]) * length / 2
+        across = np.array([-math.sin(turn), math.cos(turn)]) * width / 2
+        body = np.array([along + across, along - across, -along - across, -along + across]) + np.array([u, v])
+        corners = field.to_image(body)
+        colour = colours[int(rng.integers(len(colours)))]
+        for number in range(int(rng.choice([1, 1, 1, 2, 4]))):
+            row = corners + (corners[0] - corners[1]) * 1.5 * number
+            pen.polygon((row + away).ravel().tolist(), fill=(44, 46, 50))
+            pen.polygon(row.ravel().tolist(), fill=colour)
 
 
 def _hangars(picture: Image.Image, field: Airfield, sun: Sun, rng: np.random.Generator, scale: float) -> None:

@@ -20,6 +20,8 @@ Mask = npt.NDArray[np.bool_]
 _TRIES = 14
 _HIDES = 153
 """Clouds of this opacity (of 255) or more hide what is below them."""
+_PARKED_OVERLAP = 0.05
+"""Share of the smaller one of two parked aircraft that the other may hide."""
 _LEAST_SIDE = 8
 """No visible part of an aircraft is labelled that is narrower than this, in pixels of a 640x480 image."""
 
@@ -177,6 +179,10 @@ class _Canvas:
         for number in np.flatnonzero(hidden):
             left = self._seen[number] - int(hidden[number])
             if left / self._whole[number] < self._least_visible:
+                return False
+            # On the ground a wing may reach over another's, but not more.
+            grounded = not (candidate.flying or self.placed[number].flying)
+            if grounded and hidden[number] > _PARKED_OVERLAP * min(whole, self._whole[number]):
                 return False
         before = below.copy()
         below[part] = len(self.placed)

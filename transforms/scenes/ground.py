@@ -63,7 +63,9 @@ def relief(levels: Image.Image, sun: Sun, strength: float, reach: float) -> Imag
     """Light on a surface whose height is ``levels``: 128 where flat, more on slopes that face the sun."""
     dx, dy = (round(reach * part) for part in sun.towards)
     heights: npt.NDArray[np.int16] = np.asarray(levels, dtype=np.int16)
-    slope = heights - np.roll(heights, (-dy, -dx), (0, 1))
+    rows, columns = heights.shape
+    further = np.pad(heights, ((max(0, -dy), max(0, dy)), (max(0, -dx), max(0, dx))), mode="edge")
+    slope = heights - further[max(0, dy) : max(0, dy) + rows, max(0, dx) : max(0, dx) + columns]
     lit: Pixels = np.clip(128 + slope * np.float32(strength), 0, 255).astype(np.uint8)
     return Image.fromarray(lit)
 
@@ -87,7 +89,8 @@ def _grass(site: Site, rng: np.random.Generator) -> Image.Image:
         [(48, 72, 36), (74, 100, 48), (100, 122, 66)],
         [(104, 98, 62), (134, 126, 84), (164, 152, 108)],
     )
-    return tinted(_mix(coarse, fine, 0.28), greens)
+    picture = tinted(_mix(coarse, fine, 0.28), greens)
+    return _planted(picture, site, rng) if rng.random() < 0.45 else picture
 
 
 def _meadow(site: Site, rng: np.random.Generator) -> Image.Image:
@@ -143,8 +146,54 @@ def _sea(site: Site, rng: np.random.Generator) -> Image.Image:
     waves = _mix(swell, ripple, 0.5)
     picture = lit_by(picture, relief(waves, site.sun, float(rng.uniform(0.5, 1.6)), 2.0))
     if rng.random() < 0.6:
-        crests = ImageChops.multiply(waves, ripple).point(lambda v: max(0, min(190, (v - 118) * 9)))
+        foam = cut("fine", rng, site.width, site.height, zoom=0.9 * site.scale, stretch=2.5, angle=wind + 1.5)
+        crests = ImageChops.multiply(swell, foam).point(lambda v: max(0, min(170, (v - 122) * 6)))
         picture.paste((226, 232, 234), (0, 0), crests)
+    for _ in range(int(rng.choice([0, 0, 1, 2, 4]))):
+        _ship(picture, site, rng)
+    return picture
+
+
+def _ship(picture: Image.Image, site: Site, rng: np.random.Generator) -> None:
+    """A vessel with its wake: long, pale and pointed, but no aircraft."""
+    length = float(rng.uniform(14, 70)) * site.scale
+    x, y = float(rng.uniform(0, site.width)), float(rng.uniform(0, site.height))
+    course = float(rng.uniform(0, 2 * math.pi))
+    cos, sin = math.cos(course), math.sin(course)
+    beam = length * float(rng.uniform(0.16, 0.24))
+
+    def placed(points: Sequence[tuple[float, float]]) -> list[float]:
+        return [v for u, w in points for v in (x + u * cos - w * sin, y + u * sin + w * cos)]
+
+    wake = Image.new("L", picture.size)
+    behind = length * float(rng.uniform(1, 4))
+    outline = [(-length / 2, -beam * 0.4), (-length / 2, beam * 0.4), (-behind, beam), (-behind, -beam)]
+    ImageDraw.Draw(wake).polygon(placed(outline), fill=90)
+    picture.paste((214, 224, 226), (0, 0), wake.filter(ImageFilter.BoxBlur(2)))
+    pen = ImageDraw.Draw(picture)
+    tones: list[Colour] = [(206, 206, 204), (110, 60, 54), (96, 104, 112), (56, 66, 84)]
+    half = beam / 2
+    hull = [(-0.5, -half), (-0.5, half), (0.25, half), (0.5, 0.0), (0.25, -half)]
+    pen.polygon(placed([(u * length, w) for u, w in hull]), fill=tones[int(rng.integers(len(tones)))])
+    bridge = [(-0.4, -half * 0.7), (-0.4, half * 0.7), (-0.22, half * 0.7), (-0.22, -half * 0.7)]
+    pen.polygon(placed([(u * length, w) for u, w in bridge]), fill=(232, 232, 230))
+
+
+def _planted(picture: Image.Image, site: Site, rng: np.random.Generator) -> Image.Image:
+    """Add trees and bushes in groups, with their shadows."""
+    crowns = cut("cells", rng, site.width, site.height, zoom=float(rng.uniform(1.0, 1.7)) * site.scale)
+    groups = cut("smooth", rng, site.width, site.height, zoom=0.9 * site.scale)
+    level = int(rng.integers(120, 180))
+    where = groups.point(lambda v: max(0, min(255, (v - level) * 12)))
+    mask = ImageChops.multiply(crowns.point(lambda v: max(0, min(255, (v - 150) * 14))), where)
+    away = 5 * site.scale / math.tan(site.sun.elevation)
+    dx, dy = (-part * away for part in site.sun.towards)
+    shadow = mask.transform(mask.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy)).point(
+        lambda v: v * 3 // 5
+    )
+    picture.paste((18, 24, 22), (0, 0), shadow)
+    leaves = tinted(crowns, [(30, 42, 24), (40, 58, 30), (84, 104, 54)])
+    picture.paste(lit_by(leaves, relief(crowns, site.sun, 1.0, 2.5 * site.scale)), (0, 0), mask)
     return picture
 
 

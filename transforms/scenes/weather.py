@@ -66,7 +66,7 @@ def through_weather(picture: Image.Image, weather: Weather, rng: np.random.Gener
     """The scene as the camera gives it, (height, width, 3)."""
     if weather.clouds is not None:
         shape = picture.size
-        puffs = cut("rough", rng, *shape, zoom=2.0).point([196 + v * 56 // 255 for v in range(256)])
+        puffs = cut("rough", rng, *shape, zoom=4.0).point([190 + v * 62 // 255 for v in range(256)])
         picture.paste(
             Image.merge("RGB", (puffs, puffs, puffs.point(lambda v: min(255, v + 3)))), (0, 0), weather.clouds
         )
@@ -85,11 +85,11 @@ def through_weather(picture: Image.Image, weather: Weather, rng: np.random.Gener
 def _cloud_cover(rng: np.random.Generator, width: int, height: int, scale: float) -> Image.Image:
     zoom = float(rng.uniform(0.7, 1.6)) * scale
     whole = cut("smooth", rng, width, height, zoom=zoom)
-    frayed = cut("rough", rng, width, height, zoom=zoom)
-    level = int(rng.integers(138, 172))
-    steep = float(rng.uniform(3.0, 7.0))
+    frayed = cut("rough", rng, width, height, zoom=3.5 * zoom)
+    level = int(rng.integers(134, 166))
+    steep = float(rng.uniform(2.5, 6.0))
     table = [round(255 * _LIKELY * min(1.0, max(0.0, (v - level) * steep / 255))) for v in range(256)]
-    return Image.blend(whole, frayed, 0.3).point(table)
+    return Image.blend(whole, frayed, 0.22).point(table)
 
 
 def _lens(sigma: float) -> ImageFilter.Kernel:
