@@ -69,7 +69,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file of ``save_checkpoint``; ``TrainingError`` for anything else, without running what it holds."""
+    """Read a file of ``save_checkpoint``; ``TrainingError`` for anything else, and nothing in it is run."""
     content = load_tensors(path)
     if content.get("format") != _FORMAT:
         found = ", ".join(map(str, list(content)[:4]))

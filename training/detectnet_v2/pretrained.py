@@ -1,4 +1,4 @@
-"""Weights to start from: a backbone's, or a whole detector's, from a local file, matched by name and shape."""
+"""Weights to start from, of a backbone or a whole detector: a local file, matched by name and shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TORCHVISION_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn|downsample)(?:\.
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of the network's tensors: taken from the file, left as they were; and the file's names not used."""
+    """The network's tensors that were loaded, and left as they were; and the file's that were not used."""
 
     loaded: tuple[str, ...]
     kept: tuple[str, ...]

@@ -1,0 +1,377 @@
+"""The training loop.
+
+1. Data sets, network (perhaps pretrained), Adam, weights of the objectives; or all of it from the newest
+   checkpoint of the results folder.
+2. Each epoch: steps in an order drawn from (seed, epoch); objective weights adapted; validation when due.
+3. Checkpoint, metrics line, ``on_epoch``.
+4. At the end ``weights/model.pt`` (the last epoch) and ``weights/best.pt`` (the best validated one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from storage.errors import ConfigError, TrainingError
+from training.detectnet_v2 import validate
+from training.detectnet_v2.checkpoint import load_checkpoint, restore_weights, save_checkpoint
+from training.detectnet_v2.cost import (
+    ObjectiveWeights,
+    TargetBatch,
+    component_costs,
+    foreground_weights,
+    regularisation,
+)
+from training.detectnet_v2.dataset import DetectionDataset, EpochOrder, collate
+from training.detectnet_v2.infer import scale_inputs
+from training.detectnet_v2.model import DetectNetV2, build_model, freeze, parameter_counts
+from training.detectnet_v2.precision import Precision, autocast, choose_precision, cost_scaler
+from training.detectnet_v2.pretrained import load_pretrained
+from training.detectnet_v2.schedule import learning_rate
+from training.detectnet_v2.spec import TrainSpec, spec_text
+from training.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_CHECKPOINT_INTERVAL = 10
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """This process among those that train together; torch.distributed is initialised already."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """After an epoch (counted from 1), in every process; ``checkpoint`` in the first one only, when it was
+    written.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """``model_path`` holds the last epoch, ``best_path`` the best validated one (None without validation
+    samples).
+
+    ``metrics`` are those of the last epoch and ``best_map50`` of the best; ``history`` has one entry per
+    epoch that this call trained. Parameter counts are trainable and fixed.
+    """
+
+    model_path: Path
+    best_path: Path | None
+    metrics: Mapping[str, float]
+    best_map50: float | None
+    epochs: int
+    parameters: tuple[int, int]
+    precision: Precision
+    history: tuple[Mapping[str, float], ...] = field(default_factory=tuple)
+
+
+def fit(
+    spec: TrainSpec,
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    results_dir: str | Path,
+    *,
+    distributed: Distributed | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    resume: bool = True,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+) -> FitResult:
+    """Train a detector and leave its weights, checkpoints and ``metrics.jsonl`` in ``results_dir``.
+
+    The same spec, samples and seed give the same weights, also when the run was interrupted and is continued
+    from a checkpoint (on the same kind of machine). ``workers`` are processes that read images. Raises
+    ``ConfigError`` for a spec that cannot be trained, ``TrainingError`` for data without objects, checkpoints
+    of another run, and a cost that is not finite.
+    """
+    run = _Run(spec, train, val, Path(results_dir), distributed or Distributed(), device, workers)
+    if resume:
+        run.resume()
+    history: list[Mapping[str, float]] = []
+    while run.epoch < spec.training_config.num_epochs:
+        started = time.monotonic()
+        metrics = run.train_epoch()
+        run.epoch += 1
+        if run.validation_is_due():
+            metrics |= run.validate()
+        metrics["seconds"] = time.monotonic() - started
+        history.append(metrics)
+        checkpoint = run.save(metrics)
+        if on_epoch is not None:
+            on_epoch(EpochReport(epoch=run.epoch, metrics=metrics, checkpoint=checkpoint))
+    return run.finish(history)
+
+
+class _Run:
+    """All that changes during a training."""
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        train: Sequence[Sample],
+        val: Sequence[Sample],
+        results_dir: Path,
+        place: Distributed,
+        device: torch.device | str | None,
+        workers: int,
+    ) -> None:
+        self._spec, self._dir, self._place = spec, results_dir, place
+        self._device = _device(device)
+        self._precision = choose_precision(spec, self._device)
+        self._autocast = autocast(self._precision, self._device)
+        self._data = DetectionDataset(train, spec, train=True)
+        self._val, self._val_data = list(val), DetectionDataset(val, spec, train=False)
+        self._order = EpochOrder(len(train), seed=spec.random_seed, rank=place.rank, world=place.world)
+        self._loader = DataLoader(
+            self._data,
+            batch_size=spec.training_config.batch_size_per_gpu,
+            sampler=self._order,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        self.model = _initial_model(spec).to(self._device).to(memory_format=torch.channels_last)
+        freeze(self.model, spec.model_config.freeze_blocks, batch_norm=spec.model_config.freeze_bn)
+        self._parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
+        adam = spec.training_config.optimizer.adam
+        self._optimizer = torch.optim.Adam(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=spec.training_config.learning_rate.soft_start_annealing_schedule.min_learning_rate,
+            betas=(adam.beta1, adam.beta2),
+            eps=adam.epsilon,
+            fused=True,
+        )
+        self._scaler = cost_scaler(self._precision, spec.training_config.cost_scaling, self._device)
+        self._weights = ObjectiveWeights(spec.cost_function_config)
+        self._foreground = foreground_weights(spec.cost_function_config).to(self._device)
+        self._fingerprint = _fingerprint(train, place.world)
+        self._steps = len(self._loader)
+        self._best: float | None = None
+        self._last_metrics: dict[str, float] = {}
+        self.epoch = 0  # epochs done
+        if place.rank == 0:
+            trainable, fixed = parameter_counts(self.model)
+            logger.info("model total=%d trainable=%d non_trainable=%d", trainable + fixed, trainable, fixed)
+            logger.info("data train=%d val=%d precision=%s", len(train), len(val), self._precision)
+        if spec.training_config.enable_qat:
+            logger.warning("enable_qat: trained in %s; int8 ranges are calibrated at export", self._precision)
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the samples of this process."""
+        config = self._spec.training_config
+        self.model.train()
+        freeze(
+            self.model, self._spec.model_config.freeze_blocks, batch_norm=self._spec.model_config.freeze_bn
+        )
+        self._data.epoch = self._order.epoch = self.epoch
+        epoch_costs = torch.zeros(len(self._spec.classes), 2, device=self._device)
+        rate = total = 0.0
+        for step, (pixels, target) in enumerate(self._loader):
+            progress = (self.epoch * self._steps + step) / (config.num_epochs * self._steps)
+            rate = learning_rate(progress, config.learning_rate.soft_start_annealing_schedule)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            costs, cost = self._step(pixels, target)
+            epoch_costs += costs
+            total += cost
+        if self._place.world > 1:
+            dist.all_reduce(epoch_costs)
+        means = (epoch_costs / self._steps / self._place.world).cpu()
+        metrics = {"epoch": float(self.epoch + 1), "cost": total / self._steps, "learning_rate": rate}
+        for name, (cov, bbox) in zip(self._spec.classes, means.tolist(), strict=True):
+            metrics |= {f"cost_cov/{name}": cov, f"cost_bbox/{name}": bbox}
+        self._weights.update(epoch_costs)
+        return metrics
+
+    def _step(self, pixels: Tensor, target: TargetBatch) -> tuple[Tensor, float]:
+        with self._autocast:
+            cov, bbox = self._parallel(scale_inputs(pixels.to(self._device, non_blocking=True)))
+        costs = component_costs(cov, bbox, target.to(self._device), self._foreground)
+        total = self._weights.total(costs) + regularisation(
+            self.model, self._spec.training_config.regularizer
+        )
+        value = float(total.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the cost became {value} in epoch {self.epoch + 1} at learning rate "
+                f"{self._optimizer.param_groups[0]['lr']:.3g} in {self._precision}; lower max_learning_rate, or "
+                "switch mixed precision (cost_scaling.enabled) off",
+                epoch=self.epoch + 1,
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(total).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return costs.detach(), value
+
+    def validation_is_due(self) -> bool:
+        """At the first validation epoch, every period after it, and at the end."""
+        config = self._spec.evaluation_config
+        since = self.epoch - config.first_validation_epoch
+        period = config.validation_period_during_training
+        last = self.epoch == self._spec.training_config.num_epochs
+        return bool(self._val) and (last or (since >= 0 and since % period == 0))
+
+    def validate(self) -> dict[str, float]:
+        """The same metrics in every process, each having looked at its share of the samples."""
+        outputs = validate.run(
+            self.model,
+            self._val,
+            self._val_data,
+            self._spec,
+            rank=self._place.rank,
+            world=self._place.world,
+            autocast=self._autocast,
+        )
+        if self._place.world > 1:
+            parts: list[Any] = [None] * self._place.world
+            dist.all_gather_object(parts, outputs)
+            outputs = parts[0]
+            for part in parts[1:]:
+                outputs.merge(part)
+        return validate.metrics_of(outputs, self._spec, self._weights)
+
+    def save(self, metrics: dict[str, float]) -> Path | None:
+        """Write what is due after an epoch; the path of the checkpoint, if one was due."""
+        self._last_metrics = metrics
+        map50 = metrics.get("val_map50")
+        better = map50 is not None and (self._best is None or map50 > self._best)
+        if better:
+            self._best = map50
+        if self._place.rank != 0:
+            return None
+        self._dir.mkdir(parents=True, exist_ok=True)
+        with (self._dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        logger.info(
+            "epoch=%d %s", self.epoch, " ".join(f"{k}={v:.6g}" for k, v in metrics.items() if k != "epoch")
+        )
+        if better:
+            save_checkpoint(self._dir / "weights" / "best.pt", self.model, self._spec, metrics=metrics)
+        interval = self._spec.training_config.checkpoint_interval or _DEFAULT_CHECKPOINT_INTERVAL
+        if self.epoch % interval and self.epoch != self._spec.training_config.num_epochs:
+            return None
+        path = self._dir / "checkpoints" / f"epoch-{self.epoch:05d}.pt"
+        save_checkpoint(path, self.model, self._spec, metrics=metrics, training=self._state())
+        for old in sorted(path.parent.glob("epoch-*.pt"))[:-_KEPT_CHECKPOINTS]:
+            old.unlink()
+        return path
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "best": self._best,
+            "fingerprint": self._fingerprint,
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "objective_weights": self._weights.weights,
+        }
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint of the results folder, if there is one."""
+        found = sorted((self._dir / "checkpoints").glob("epoch-*.pt"))
+        if not found:
+            return
+        path = found[-1]
+        checkpoint = load_checkpoint(path)
+        state = checkpoint.training
+        if spec_text(checkpoint.spec) != spec_text(self._spec):
+            raise TrainingError(f"{path}: trained with another spec; use another results folder or no resume")
+        if state.get("fingerprint") != self._fingerprint:
+            raise TrainingError(
+                f"{path}: trained with other samples or another number of processes; use another "
+                "results folder or no resume"
+            )
+        try:
+            restore_weights(self.model, checkpoint, path)
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state["scaler"])
+            self._weights.weights = state["objective_weights"]
+            self._best = state["best"]
+            self.epoch = int(state["epoch"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path}: not a whole checkpoint: {type(error).__name__}: {error}") from None
+        self._last_metrics = dict(checkpoint.metrics)
+        if self._place.rank == 0:
+            logger.info("resume epoch=%d checkpoint=%s", self.epoch, path)
+
+    def finish(self, history: Sequence[Mapping[str, float]]) -> FitResult:
+        """Write the last weights and say what came out."""
+        model_path, best_path = self._dir / "weights" / "model.pt", self._dir / "weights" / "best.pt"
+        if self._place.rank == 0:
+            save_checkpoint(model_path, self.model, self._spec, metrics=self._last_metrics)
+        if self._place.world > 1:
+            dist.barrier()
+        return FitResult(
+            model_path=model_path,
+            best_path=best_path if self._best is not None else None,
+            metrics=self._last_metrics,
+            best_map50=self._best,
+            epochs=self.epoch,
+            parameters=parameter_counts(self.model),
+            precision=self._precision,
+            history=tuple(history),
+        )
+
+
+def _initial_model(spec: TrainSpec) -> DetectNetV2:
+    """The network before the first step: random from the seed, then pretrained weights."""
+    torch.manual_seed(spec.random_seed)
+    config = spec.model_config
+    path = config.pretrained_model_file
+    if not path:
+        if config.freeze_blocks or config.load_graph:
+            key = "freeze_blocks" if config.freeze_blocks else "load_graph"
+            raise ConfigError(
+                f"model_config.{key} is set; expected a pretrained_model_file beside it", key=key
+            )
+        return build_model(spec)
+    if config.load_graph:
+        checkpoint = load_checkpoint(path)
+        model = build_model(spec, checkpoint.widths)
+        restore_weights(model, checkpoint, path)
+        return model
+    model = build_model(spec)
+    load_pretrained(model, path)
+    return model
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _fingerprint(samples: Sequence[Sample], world: int) -> str:
+    """What, beside the spec, decides the course of a training."""
+    digest = hashlib.blake2b(f"{world}".encode(), digest_size=16)
+    for sample in samples:
+        digest.update(f"\n{sample.id}\t{sample.width}x{sample.height}\t{sample.categories}".encode())
+        digest.update(sample.boxes.tobytes())
+        digest.update(sample.ignore.tobytes())
+    return digest.hexdigest()

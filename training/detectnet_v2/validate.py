@@ -1,0 +1,154 @@
+"""Cost and average precision of a network on labelled samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.detectnet_v2.cost import ObjectiveWeights, component_costs, foreground_weights
+from training.detectnet_v2.dataset import DetectionDataset, collate
+from training.detectnet_v2.infer import clustering_of, outputs_to_detections, scale_inputs
+from training.detectnet_v2.model import DetectNetV2
+from training.detectnet_v2.rasterise import NO_CLASS, class_indices
+from training.detectnet_v2.spec import AveragePrecisionMode, TrainSpec
+from training.evaluation.average_precision import Evaluation, Mode, SizeLimits, evaluate
+from training.evaluation.detections import EVERY_CATEGORY, Detections, Truth
+from training.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_OVERLAP = 0.5
+_MODES: dict[AveragePrecisionMode, Mode] = {
+    AveragePrecisionMode.SAMPLE: "SAMPLE",
+    AveragePrecisionMode.INTEGRATE: "INTEGRATE",
+}
+
+
+@dataclass
+class Outputs:
+    """What a network said about samples: detections and truth by sample id, and summed component costs ``[K,
+    2]``.
+    """
+
+    detections: dict[str, Detections] = field(default_factory=dict)
+    truth: dict[str, Truth] = field(default_factory=dict)
+    costs: Tensor | float = 0.0
+    batches: int = 0
+
+    def merge(self, other: Outputs) -> None:
+        """Add what another process did."""
+        self.detections |= other.detections
+        self.truth |= other.truth
+        self.costs = self.costs + other.costs
+        self.batches += other.batches
+
+
+def run(
+    model: DetectNetV2,
+    samples: Sequence[Sample],
+    data: DetectionDataset,
+    spec: TrainSpec,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    autocast: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+) -> Outputs:
+    """Run ``model`` over every ``world``-th sample from ``rank`` on; ``data`` belongs to ``samples``."""
+    device = next(model.parameters()).device
+    foreground = foreground_weights(spec.cost_function_config).to(device)
+    configs = clustering_of(spec)
+    config = spec.augmentation_config.preprocessing
+    outputs = Outputs()
+    model.eval()
+    own = range(rank, len(samples), world)
+    size = spec.training_config.batch_size_per_gpu
+    for start in range(0, len(own), size):
+        indices = own[start : start + size]
+        pixels, target = collate([data[index] for index in indices])
+        with torch.no_grad(), autocast:
+            cov, bbox = model(scale_inputs(pixels.to(device)))
+        with torch.no_grad():
+            costs = component_costs(cov, bbox, target.to(device), foreground)
+        chosen = [samples[index] for index in indices]
+        sizes = [(sample.width, sample.height) for sample in chosen]
+        found = outputs_to_detections(model, cov, bbox, sizes, configs, config)
+        outputs.costs = outputs.costs + costs.cpu()
+        outputs.batches += 1
+        for sample, detections in zip(chosen, found, strict=True):
+            outputs.detections[sample.id] = detections
+            outputs.truth[sample.id] = truth_of(sample, spec)
+    return outputs
+
+
+def metrics_of(outputs: Outputs, spec: TrainSpec, weights: ObjectiveWeights) -> dict[str, float]:
+    """``val_map50`` (IoU 0.5), ``val_map`` (the spec's IoU), ``val_ap50/<class>`` in 0..1, and ``val_cost``.
+
+    A class without any object has no number, and a mean without any class is 0.
+    """
+    at_half = average_precision(outputs.detections, outputs.truth, spec, overlap=_DEFAULT_OVERLAP)
+    overlaps = set(spec_overlaps(spec).values())
+    as_spec = (
+        at_half
+        if overlaps == {_DEFAULT_OVERLAP}
+        else average_precision(outputs.detections, outputs.truth, spec)
+    )
+    metrics = {
+        "val_map50": at_half.mean_average_precision or 0.0,
+        "val_map": as_spec.mean_average_precision or 0.0,
+    }
+    for name, score in at_half.categories.items():
+        if score.average_precision is not None:
+            metrics[f"val_ap50/{name}"] = score.average_precision
+    if isinstance(outputs.costs, Tensor):
+        metrics["val_cost"] = float(weights.total(outputs.costs / outputs.batches))
+    return metrics
+
+
+def average_precision(
+    detections: Mapping[str, Detections],
+    truth: Mapping[str, Truth],
+    spec: TrainSpec,
+    *,
+    overlap: float | None = None,
+) -> Evaluation:
+    """Measure by the spec's evaluation_config: mode, size limits, and its IoU where ``overlap`` is None."""
+    config = spec.evaluation_config
+    limits = {
+        name: SizeLimits(
+            minimum_width=box.minimum_width,
+            minimum_height=box.minimum_height,
+            maximum_width=box.maximum_width,
+            maximum_height=box.maximum_height,
+        )
+        for name in spec.classes
+        if (box := config.evaluation_box_config.get(name)) is not None
+    }
+    return evaluate(
+        detections,
+        truth,
+        iou=spec_overlaps(spec) if overlap is None else overlap,
+        mode=_MODES[config.average_precision_mode],
+        categories=spec.classes,
+        size_limits=limits or None,
+    )
+
+
+def spec_overlaps(spec: TrainSpec) -> dict[str, float]:
+    """The IoU from which a detection counts, by class; 0.5 where the spec does not say."""
+    given = spec.evaluation_config.minimum_detection_ground_truth_overlap
+    return {name: given.get(name, _DEFAULT_OVERLAP) for name in spec.classes}
+
+
+def truth_of(sample: Sample, spec: TrainSpec) -> Truth:
+    """What is true of a sample in the classes of the spec; labels that map to none of them are left out."""
+    indices = class_indices(sample.categories, spec.classes, dict(spec.dataset_config.target_class_mapping))
+    rows = np.flatnonzero(indices != NO_CLASS)
+    names = [spec.classes[index] if index >= 0 else EVERY_CATEGORY for index in indices[rows]]
+    return Truth(sample.boxes[rows], names, sample.ignore[rows])
