@@ -152,7 +152,8 @@ def test_the_operating_point_is_the_one_of_the_best_f1() -> None:
 
 def test_a_second_detection_of_an_object_is_false() -> None:
     truth = {"a": Truth(_boxes(0.0), ["car"])}
-    found = {"a": Detections([*_boxes(0.0), [0.0, 0.0, 10.0, 9.0]], [0.5, 0.9], ["car", "car"])}
+    boxes: list[Any] = [*_boxes(0.0), [0.0, 0.0, 10.0, 9.0]]
+    found = {"a": Detections(boxes, [0.5, 0.9], ["car", "car"])}
     score = evaluate(found, truth, mode="INTEGRATE").categories["car"]
     assert (score.detections, score.average_precision) == (2, 1.0)
     assert score.curve[-1].tolist() == [0.5, 1.0, 0.5]
@@ -179,7 +180,7 @@ def test_what_is_found_of_ignored_objects_counts_neither_way(mode: Any) -> None:
 def test_a_dontcare_region_excuses_every_class_by_the_detections_own_area(mode: Any) -> None:
     region = [200.0, 0.0, 400.0, 200.0]
     truth = {"a": Truth([*_boxes(0.0), *_boxes(50.0), region], ["car", "bus", "DontCare"])}
-    small = [[210.0, 10.0, 220.0, 20.0], [230.0, 10.0, 240.0, 20.0], [195.0, 10.0, 215.0, 20.0]]
+    small: list[Any] = [[210.0, 10.0, 220.0, 20.0], [230.0, 10.0, 240.0, 20.0], [195.0, 10.0, 215.0, 20.0]]
     found = {"a": Detections([*small, *_boxes(0.0)], [0.9, 0.8, 0.7, 0.1], ["car", "bus", "car", "car"])}
     result = evaluate(found, truth, mode=mode)
     assert set(result.categories) == {"car", "bus"}
