@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from transforms.scenes.airframe import Part
 from transforms.scenes.fields import Pixels, cut
-from transforms.scenes.silhouettes import Part, plan_of
+from transforms.scenes.silhouettes import plan_of
 
 Colour = tuple[int, int, int]
 

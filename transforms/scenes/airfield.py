@@ -48,11 +48,11 @@ class Airfield:
         dx, dy = x - self.origin[0], y - self.origin[1]
         return dx * cos + dy * sin, -dx * sin + dy * cos
 
-    def parking(self, x: float, y: float, rng: np.random.Generator) -> float | None:
-        """The heading in which an aircraft stands at a pixel; None where none stands (hangars)."""
+    def parking(self, x: float, y: float, size: float, rng: np.random.Generator) -> float | None:
+        """The heading of an aircraft of ``size`` standing at a pixel; None where hangars are in the way."""
         u, v = self.to_field(x, y)
         u0, u1, v0, v1 = self.apron
-        if v > v1 and u0 < u < u1:
+        if v > v1 - size * 0.45 and u0 - size / 2 < u < u1 + size / 2:
             return None
         across = v0 < v < v1 and u0 < u < u1
         quarters = int(rng.integers(2)) * 2 + (1 if across else 0)
@@ -130,7 +130,7 @@ def _pave(
 ) -> None:
     wear = Image.blend(
         cut("rough", rng, picture.width, picture.height, zoom=1.8 * scale),
-        cut("fine", rng, picture.width, picture.height, zoom=0.9),
+        cut("fine", rng, picture.width, picture.height),
         0.4,
     )
     channels = [

@@ -12,7 +12,8 @@ from PIL import Image, ImageChops, ImageFilter
 from transforms.scenes.aircraft import SIZES, Sprite, draw_aircraft
 from transforms.scenes.config import FREQUENCIES, SceneConfig
 from transforms.scenes.fields import Pixels
-from transforms.scenes.ground import Site, choose_site, paint_ground
+from transforms.scenes.ground import paint_ground
+from transforms.scenes.site import Site, choose_site
 from transforms.scenes.weather import Weather, choose_weather, cloud_shadow, through_weather
 
 Mask = npt.NDArray[np.bool_]
@@ -123,7 +124,7 @@ def _candidate(
     heading = float(rng.uniform(0, 2 * math.pi))
     height = size * float(rng.uniform(0.4, 1.5))
     if not flying and site.airfield is not None:
-        parked = site.airfield.parking(x, y, rng)
+        parked = site.airfield.parking(x, y, size, rng)
         if parked is None:
             return None
         heading = parked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -11,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
-import numpy as np
 from PIL import Image
 
 from storage.errors import ConfigError, UnknownKeyError
@@ -24,12 +22,10 @@ from transforms.scenes.defects import (
     RULE_OF,
     Defect,
     choose_defects,
-    cut_short,
     label_cut_short,
-    random_bytes,
     spoiled,
-    turned_for_storage,
 )
+from transforms.scenes.files import ImageFormat, image_bytes, voc_masks, write_whole
 from transforms.scenes.layouts import (
     FORMATS,
     Format,
@@ -45,11 +41,7 @@ from transforms.scenes.layouts import (
 )
 from transforms.scenes.outline import segmentation_of
 
-ImageFormat: TypeAlias = Literal["jpeg", "png"]
-
 _SUFFIX: Mapping[str, str] = {"jpeg": ".jpg", "png": ".png"}
-_QUALITY = 92
-_VOC_VOID = 255
 
 
 @dataclass(frozen=True)
@@ -124,10 +116,10 @@ def write_scenes(
     planted = choose_defects(config) if defects else {}
     splits = [split_of(index) for index in range(config.images)]
     for path, text in lists_of(format, splits, config.classes).items():
-        _write(target / path, text.encode())
+        write_whole(target / path, text.encode())
     if masks and format == "voc":
         for path, text in lists_of("voc", splits, config.classes).items():
-            _write(target / path.replace("Main", "Segmentation"), text.encode())
+            write_whole(target / path.replace("Main", "Segmentation"), text.encode())
 
     made: list[_Made] = []
     for item in _run(order, [(index, planted.get(index)) for index in range(config.images)], workers):
@@ -193,30 +185,17 @@ def _make(order: _Order, index: int, kind: str | None) -> _Made:
     if not rows:
         defects.append(Defect("negative", None, label, image))
 
-    _write(order.folder / image, _image_bytes(order, Image.fromarray(scene.image), kind, rng))
+    write_whole(
+        order.folder / image, image_bytes(Image.fromarray(scene.image), order.image_format, kind, rng)
+    )
     labelled = Labelled(stem, Path(image).name, config.width, config.height, split, rows)
     readable = kind != "truncated_label" or layout == "coco"
     if layout != "coco":
         text = label_text(layout, labelled, config.classes)
-        _write(order.folder / label, (text if readable else label_cut_short(text)).encode())
+        write_whole(order.folder / label, (text if readable else label_cut_short(text)).encode())
     if layout == "voc" and order.masks:
-        _write(order.folder / f"SegmentationObject/{stem}.png", _voc_masks(scene.objects, config))
+        write_whole(order.folder / f"SegmentationObject/{stem}.png", voc_masks(scene.objects, config))
     return _Made(labelled, tuple(defects), readable, number)
-
-
-def _image_bytes(order: _Order, picture: Image.Image, kind: str | None, rng: np.random.Generator) -> bytes:
-    if kind == "corrupt_image":
-        return random_bytes(rng)
-    exif = Image.Exif()
-    if kind == "exif_orientation":
-        picture, exif = turned_for_storage(picture, rng)
-    buffer = io.BytesIO()
-    if order.image_format == "jpeg":
-        picture.save(buffer, format="JPEG", quality=_QUALITY, exif=exif)
-    else:
-        picture.save(buffer, format="PNG", compress_level=3, exif=exif)
-    data = buffer.getvalue()
-    return cut_short(data, rng) if kind == "truncated_image" else data
 
 
 def _rows(objects: Iterable[SceneObject], config: SceneConfig, *, with_masks: bool) -> tuple[Row, ...]:
@@ -239,26 +218,6 @@ def _rows(objects: Iterable[SceneObject], config: SceneConfig, *, with_masks: bo
     return tuple(rows)
 
 
-def _voc_masks(objects: Iterable[SceneObject], config: SceneConfig) -> bytes:
-    """Object numbers from 1 as a palette PNG: VOC's SegmentationObject."""
-    numbers = np.zeros((config.height, config.width), dtype=np.uint8)
-    for number, item in enumerate(objects, start=1):
-        xmin, ymin, xmax, ymax = item.box
-        numbers[ymin:ymax, xmin:xmax][item.mask] = number
-    picture = Image.fromarray(numbers).convert("P")
-    picture.putpalette(_voc_palette())
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _voc_palette() -> bytes:
-    """VOC's colour map: bit k of a channel's high end comes from bit 3k (+ channel) of the number."""
-    numbers = np.arange(_VOC_VOID + 1)
-    channels = [sum(((numbers >> (3 * k + c)) & 1) << (7 - k) for k in range(3)) for c in range(3)]
-    return np.stack(channels, 1).astype(np.uint8).tobytes()
-
-
 def _strays(order: _Order) -> list[Labelled]:
     """Labels of images that were never delivered: those of the scenes that would come next."""
     config = order.config
@@ -279,7 +238,7 @@ def _others(order: _Order, made: list[_Made], strays: list[Labelled]) -> list[De
     found = [defect for item in made for defect in item.defects]
     for stray in strays:
         path = label_path(order.layout, stray.stem, stray.split)
-        _write(order.folder / path, label_text(order.layout, stray, order.config.classes).encode())
+        write_whole(order.folder / path, label_text(order.layout, stray, order.config.classes).encode())
         image = image_path(order.layout, stray.stem, stray.split, _SUFFIX[order.image_format])
         found.append(Defect("unknown_image", "unknown_image", path, image))
     return found
@@ -295,7 +254,7 @@ def _coco(order: _Order, made: list[_Made], strays: list[Labelled], *, broken: b
             continue
         text = coco_text(images, order.config.classes, order.config.seed)
         path = label_path("coco", "", split)
-        _write(order.folder / path, text.encode())
+        write_whole(order.folder / path, text.encode())
         before = 0
         for item in members:
             found += [
@@ -307,14 +266,14 @@ def _coco(order: _Order, made: list[_Made], strays: list[Labelled], *, broken: b
             found.append(Defect("unknown_image", "unknown_image", path, f"images/{stray.file_name}"))
         if broken and split == "train":
             path = "annotations/instances_interrupted.json"
-            _write(order.folder / path, label_cut_short(text).encode())
+            write_whole(order.folder / path, label_cut_short(text).encode())
             found.append(Defect("truncated_label", "unreadable_file", path))
     return found
 
 
 def _write_listing(order: _Order, found: list[Defect]) -> Path:
     path = order.folder.with_name(f"{order.folder.name}-planted-defects.json")
-    _write(path, (json.dumps([asdict(defect) for defect in found], indent=1) + "\n").encode())
+    write_whole(path, (json.dumps([asdict(defect) for defect in found], indent=1) + "\n").encode())
     return path
 
 
@@ -336,11 +295,3 @@ def _manifest(
         defects=dict(sorted(kinds.items())) if listing else {},
         defects_path=listing,
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -32,6 +32,8 @@ def cut(
     Grey levels have mean 128 and standard deviation 42. ``zoom`` enlarges the texture, ``stretch`` does
     so along ``angle`` only.
     """
+    if zoom == stretch == 1.0 and angle is None:
+        return _straight_cut(kind, rng, width, height)
     turn = float(rng.uniform(0, 2 * math.pi)) if angle is None else angle
     x0, y0 = (float(value) for value in rng.uniform(0, _SIDE, 2))
     reach = math.hypot(width, height) / min(zoom, zoom * stretch)
@@ -57,6 +59,14 @@ def grain(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.i
     rows = (np.arange(height) + y0) % _SIDE
     columns = (np.arange(width) + x0) % _SIDE
     return field[rows[:, None], columns[None, :]]
+
+
+def _straight_cut(kind: Kind, rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A cut without turning it: a tenth of the work, and in an isotropic field nobody sees the difference."""
+    x0, y0, mirrored = (int(value) for value in rng.integers(0, (_SIDE, _SIDE, 2)))
+    source = _tiled(kind, 1 + math.ceil(max(width, height) / _SIDE))
+    part = source.crop((x0, y0, x0 + width, y0 + height))
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
 
 
 @lru_cache(maxsize=1)

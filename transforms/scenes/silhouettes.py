@@ -6,29 +6,27 @@ Coordinates are those of the body: x to the nose, y to one side, the length of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
-Points = npt.NDArray[np.float64]
+from transforms.scenes.airframe import (
+    Part,
+    box,
+    ellipse,
+    fin,
+    fuselage,
+    mirrored,
+    nacelle,
+    tailplane,
+    tube,
+    turned,
+    windscreen,
+    wing,
+)
+
 Rng = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Part:
-    """A polygon of one paint. Later parts of a plan lie above earlier ones."""
-
-    points: Points
-    paint: str
-    """Key of the livery: skin, wing, trim, glass, engine, dark, blade, haze."""
-    tilt: float = 0.0
-    """Sideways component of the surface's normal, -1 to 1: what makes a fuselage look round."""
-    tone: float = 1.0
-    """Brightness besides that of the light."""
 
 
 def plan_of(category: str, rng: Rng, *, spinning: bool) -> list[Part]:
@@ -47,19 +45,19 @@ def _airliner(rng: Rng, _: bool) -> list[Part]:
     for stand in (0.36, 0.66) if four else (0.34,):
         y = stand * span
         nose = root - 0.02 - sweep * y + 0.065
-        parts += _mirrored(_nacelle(nose, y, 0.10 if not four else 0.085, 0.021), "engine")
-    wing = [
+        parts += mirrored(nacelle(nose, y, 0.10 if not four else 0.085, 0.021), "engine")
+    outline = [
         (root, 0.0),
         (root - sweep * span, span),
         (root - sweep * span - 0.045, span),
         (root - 0.215, 0.15 * span + 0.04),
         (root - 0.245, 0.0),
     ]
-    parts += _wing(wing)
-    parts += _wing(_tailplane(-0.375, 0.115, span * 0.37, sweep, 0.045))
-    parts += _fuselage(_tube(width, 0.5, -0.5, nose=1.3, tail=2.6))
-    parts += _windscreen(0.462, width * 0.62, 0.017)
-    parts += _fin(-0.34, -0.495, 0.016)
+    parts += wing(outline)
+    parts += wing(tailplane(-0.375, 0.115, span * 0.37, sweep, 0.045))
+    parts += fuselage(tube(width, 0.5, -0.5, nose=1.3, tail=2.6))
+    parts += windscreen(0.462, width * 0.62, 0.017)
+    parts += fin(-0.34, -0.495, 0.016)
     return parts
 
 
@@ -68,7 +66,7 @@ def _business_jet(rng: Rng, _: bool) -> list[Part]:
     span = rng.uniform(0.44, 0.52)
     sweep = math.tan(math.radians(rng.uniform(22, 30)))
     root = 0.05 + rng.uniform(-0.02, 0.02)
-    wing = [
+    outline = [
         (root, 0.0),
         (root - 0.05, 0.07),
         (root - 0.05 - sweep * (span - 0.07), span),
@@ -76,14 +74,14 @@ def _business_jet(rng: Rng, _: bool) -> list[Part]:
         (root - 0.215, 0.07),
         (root - 0.235, 0.0),
     ]
-    parts = _wing(wing)
+    parts = wing(outline)
     tip = root - 0.07 - sweep * (span - 0.07)
-    parts += _mirrored(_box(tip + 0.03, tip - 0.035, span - 0.012, span + 0.004), "trim")
-    parts += _mirrored(_nacelle(-0.165, 0.098, 0.17, 0.034), "engine")
-    parts += _fuselage(_tube(width, 0.5, -0.47, nose=2.0, tail=3.0))
-    parts += _windscreen(0.40, width * 0.62, 0.024)
-    parts += _fin(-0.31, -0.47, 0.018)
-    parts += _wing(_tailplane(-0.415, 0.085, 0.20, sweep, 0.05))
+    parts += mirrored(box(tip + 0.03, tip - 0.035, span - 0.012, span + 0.004), "trim")
+    parts += mirrored(nacelle(-0.165, 0.098, 0.17, 0.034), "engine")
+    parts += fuselage(tube(width, 0.5, -0.47, nose=2.0, tail=3.0))
+    parts += windscreen(0.40, width * 0.62, 0.024)
+    parts += fin(-0.31, -0.47, 0.018)
+    parts += wing(tailplane(-0.415, 0.085, 0.20, sweep, 0.05))
     return parts
 
 
@@ -94,25 +92,25 @@ def _fighter(rng: Rng, _: bool) -> list[Part]:
     parts: list[Part] = []
     if delta:
         span = rng.uniform(0.29, 0.34)
-        parts += _wing([(0.13, 0.0), (0.09, 0.05), (-0.33, span), (-0.39, span), (-0.41, 0.0)])
-        parts += _wing([(0.25, 0.03), (0.19, 0.16), (0.155, 0.16), (0.165, 0.03)])
+        parts += wing([(0.13, 0.0), (0.09, 0.05), (-0.33, span), (-0.39, span), (-0.41, 0.0)])
+        parts += wing([(0.25, 0.03), (0.19, 0.16), (0.155, 0.16), (0.165, 0.03)])
     else:
         span = rng.uniform(0.30, 0.36)
-        parts += _wing([(0.22, 0.03), (0.10, 0.075), (-0.10, span), (-0.17, span), (-0.20, 0.0)])
-        parts += _wing([(-0.27, 0.0), (-0.29, 0.05), (-0.41, 0.22), (-0.48, 0.22), (-0.44, 0.0)])
+        parts += wing([(0.22, 0.03), (0.10, 0.075), (-0.10, span), (-0.17, span), (-0.20, 0.0)])
+        parts += wing([(-0.27, 0.0), (-0.29, 0.05), (-0.41, 0.22), (-0.48, 0.22), (-0.44, 0.0)])
     if rng.random() < 0.6:
         back = -0.33 if delta else -0.10
-        parts += _mirrored(_box(back + 0.06, back - 0.10, span - 0.004, span + 0.014), "dark")
+        parts += mirrored(box(back + 0.06, back - 0.10, span - 0.004, span + 0.014), "dark")
     profile = [(0.5, 0.004), (0.40, 0.026), (0.28, 0.042), (0.12, width * 0.5), (-0.34, width * 0.5)]
     profile += [(-0.46, width * 0.42)]
-    parts += _fuselage(profile)
+    parts += fuselage(profile)
     for y in (-0.033, 0.033) if twin else (0.0,):
-        parts.append(Part(np.array(_box(-0.445, -0.49, y - 0.026, y + 0.026)), "dark"))
-    parts.append(Part(_ellipse(0.27, 0.0, 0.085, 0.024), "glass"))
+        parts.append(Part(np.array(box(-0.445, -0.49, y - 0.026, y + 0.026)), "dark"))
+    parts.append(Part(ellipse(0.27, 0.0, 0.085, 0.024), "glass"))
     if twin:
-        parts += _mirrored(_box(-0.22, -0.40, 0.067, 0.079), "trim", tone=0.8)
+        parts += mirrored(box(-0.22, -0.40, 0.067, 0.079), "trim", tone=0.8)
     else:
-        parts += _fin(-0.20, -0.44, 0.015)
+        parts += fin(-0.20, -0.44, 0.015)
     return parts
 
 
@@ -120,7 +118,7 @@ def _glider(rng: Rng, _: bool) -> list[Part]:
     span = 0.5 * rng.uniform(2.1, 2.6)
     root = 0.14
     bend = rng.uniform(0.0, 0.03)
-    wing = [
+    outline = [
         (root, 0.0),
         (root - 0.008, span * 0.6),
         (root - 0.03 - bend, span),
@@ -128,15 +126,15 @@ def _glider(rng: Rng, _: bool) -> list[Part]:
         (root - 0.112, span * 0.6),
         (root - 0.128, 0.0),
     ]
-    parts = _wing(wing, crease=0.0)
+    parts = wing(outline, crease=0.0)
     tips = [(root - 0.022 - bend * 0.6, span * 0.86), (root - 0.03 - bend, span)]
     tips += [(root - 0.065 - bend, span), (root - 0.083 - bend * 0.6, span * 0.86)]
-    parts += _mirrored(tips, "trim")
+    parts += mirrored(tips, "trim")
     profile = [(0.5, 0.012), (0.44, 0.040), (0.28, 0.054), (0.10, 0.046), (-0.06, 0.021), (-0.5, 0.014)]
-    parts += _fuselage(profile)
-    parts.append(Part(_ellipse(0.31, 0.0, 0.12, 0.034), "glass"))
-    parts += _wing([(-0.425, 0.0), (-0.435, 0.21), (-0.485, 0.21), (-0.50, 0.0)], crease=0.0)
-    parts += _fin(-0.38, -0.51, 0.016)
+    parts += fuselage(profile)
+    parts.append(Part(ellipse(0.31, 0.0, 0.12, 0.034), "glass"))
+    parts += wing([(-0.425, 0.0), (-0.435, 0.21), (-0.485, 0.21), (-0.50, 0.0)], crease=0.0)
+    parts += fin(-0.38, -0.51, 0.016)
     return parts
 
 
@@ -148,7 +146,7 @@ def _propeller(rng: Rng, spinning: bool) -> list[Part]:
     taper = rng.uniform(0.75, 1.0) if high else rng.uniform(0.55, 0.9)
     front = rng.uniform(0.20, 0.25)
     slant = (1 - taper) * chord * 0.4
-    wing = [
+    outline = [
         (front, 0.0),
         (front - slant, span * 0.97),
         (front - slant - 0.02, span),
@@ -159,7 +157,7 @@ def _propeller(rng: Rng, spinning: bool) -> list[Part]:
     parts: list[Part] = []
     nose = 0.5 if twin else 0.47
     discs = [(front + 0.12, -0.21), (front + 0.12, 0.21)] if twin else [(nose + 0.015, 0.0)]
-    body = _fuselage(
+    body = fuselage(
         [
             (nose, 0.022 if twin else 0.045),
             (0.42, 0.055),
@@ -170,26 +168,25 @@ def _propeller(rng: Rng, spinning: bool) -> list[Part]:
         ]
     )
     cabin = (
-        _windscreen(front - 0.005, 0.055, 0.055)
-        if high
-        else [Part(_ellipse(0.11, 0.0, 0.12, 0.046), "glass")]
+        windscreen(front - 0.005, 0.055, 0.055) if high else [Part(ellipse(0.11, 0.0, 0.12, 0.046), "glass")]
     )
     if high:
-        parts += body + _windscreen(front + 0.03, 0.058, 0.045) + _wing(wing, crease=0.0)
-        parts.append(Part(np.array(_box(front - 0.02, front - chord + 0.02, -0.05, 0.05)), "skin", tone=1.04))
+        parts += body + windscreen(front + 0.03, 0.058, 0.045) + wing(outline, crease=0.0)
+        parts.append(Part(np.array(box(front - 0.02, front - chord + 0.02, -0.05, 0.05)), "skin", tone=1.04))
     else:
-        parts += _wing(wing, crease=0.0) + body + cabin
+        parts += wing(outline, crease=0.0) + body + cabin
     if twin:
-        parts += _mirrored(_nacelle(front + 0.11, 0.21, 0.26, 0.036), "engine")
-    parts += _mirrored(
-        [(front - slant - 0.005, span * 0.9), *wing[1:5], (front - slant - chord * taper, span * 0.9)], "trim"
+        parts += mirrored(nacelle(front + 0.11, 0.21, 0.26, 0.036), "engine")
+    parts += mirrored(
+        [(front - slant - 0.005, span * 0.9), *outline[1:5], (front - slant - chord * taper, span * 0.9)],
+        "trim",
     )
-    parts += _wing(_tailplane(-0.36, 0.11, 0.23, 0.12, 0.085))
-    parts += _fin(-0.34, -0.51, 0.018)
+    parts += wing(tailplane(-0.36, 0.11, 0.23, 0.12, 0.085))
+    parts += fin(-0.34, -0.51, 0.018)
     for x, y in discs:
         if spinning:
-            parts.append(Part(np.array(_box(x + 0.012, x - 0.006, y - 0.135, y + 0.135)), "haze"))
-        parts.append(Part(np.array(_box(x + 0.014, x - 0.014, y - 0.125, y + 0.125)), "blade"))
+            parts.append(Part(np.array(box(x + 0.012, x - 0.006, y - 0.135, y + 0.135)), "haze"))
+        parts.append(Part(np.array(box(x + 0.014, x - 0.014, y - 0.125, y + 0.125)), "blade"))
     return parts
 
 
@@ -199,13 +196,13 @@ def _helicopter(rng: Rng, spinning: bool) -> list[Part]:
     width = rng.uniform(0.075, 0.095)
     hub = 0.20
     first = rng.uniform(0, 2 * math.pi)
-    parts = _mirrored(_box(0.42, 0.02, width + 0.028, width + 0.046), "blade")
-    parts += _mirrored(_box(0.32, 0.30, 0.0, width + 0.035), "blade") + _mirrored(
-        _box(0.10, 0.08, 0.0, width + 0.035), "blade"
+    parts = mirrored(box(0.42, 0.02, width + 0.028, width + 0.046), "blade")
+    parts += mirrored(box(0.32, 0.30, 0.0, width + 0.035), "blade") + mirrored(
+        box(0.10, 0.08, 0.0, width + 0.035), "blade"
     )
     profile = [(0.48, 0.012), (0.455, width * 0.62), (0.39, width * 0.95), (0.24, width), (0.06, width * 0.9)]
     profile += [(-0.06, width * 0.42), (-0.14, 0.030), (-0.5, 0.018)]
-    parts += _fuselage(profile)
+    parts += fuselage(profile)
     parts.append(
         Part(
             np.array(
@@ -221,16 +218,16 @@ def _helicopter(rng: Rng, spinning: bool) -> list[Part]:
             "glass",
         )
     )
-    parts.append(Part(_ellipse(0.13, 0.0, 0.10, width * 0.55), "engine"))
-    parts += _wing([(-0.375, 0.0), (-0.375, 0.13), (-0.43, 0.13), (-0.43, 0.0)], crease=0.0)
-    parts += _fin(-0.42, -0.55, 0.02)
-    parts.append(Part(np.array(_box(-0.43, -0.585, 0.026, 0.046)), "blade"))
+    parts.append(Part(ellipse(0.13, 0.0, 0.10, width * 0.55), "engine"))
+    parts += wing([(-0.375, 0.0), (-0.375, 0.13), (-0.43, 0.13), (-0.43, 0.0)], crease=0.0)
+    parts += fin(-0.42, -0.55, 0.02)
+    parts.append(Part(np.array(box(-0.43, -0.585, 0.026, 0.046)), "blade"))
     if spinning:
-        parts.append(Part(_ellipse(hub, 0.0, radius, radius), "haze"))
+        parts.append(Part(ellipse(hub, 0.0, radius, radius), "haze"))
     for k in range(blades):
         angle = first + 2 * math.pi * k / blades
-        parts.append(Part(_turned(_box(radius, 0.0, -0.019, 0.019), angle) + np.array([hub, 0.0]), "blade"))
-    parts.append(Part(_ellipse(hub, 0.0, 0.035, 0.035), "blade", tone=1.3))
+        parts.append(Part(turned(box(radius, 0.0, -0.019, 0.019), angle) + np.array([hub, 0.0]), "blade"))
+    parts.append(Part(ellipse(hub, 0.0, 0.035, 0.035), "blade", tone=1.3))
     return parts
 
 
@@ -244,97 +241,3 @@ _PLANS: Mapping[str, Callable[[Rng, bool], list[Part]]] = MappingProxyType(
         "helicopter": _helicopter,
     }
 )
-
-
-def _fuselage(profile: Sequence[tuple[float, float]], strips: int = 7) -> list[Part]:
-    """A body of revolution from (x, half width), cut lengthwise so that each strip takes its own light."""
-    xs = np.array([x for x, _ in profile])
-    half = np.array([w for _, w in profile])
-    edges = np.sin(np.linspace(-math.pi / 2, math.pi / 2, strips + 1))
-    parts = []
-    for low, high in pairwise(edges):
-        # Strips overlap a little: no gap may show the ground through the body.
-        near, far = half * max(low - 0.04, -1.0), half * min(high + 0.04, 1.0)
-        points = np.concatenate([np.stack([xs, near], 1), np.stack([xs, far], 1)[::-1]])
-        parts.append(Part(points, "skin", tilt=float(low + high) / 2))
-    return parts
-
-
-def _tube(width: float, front: float, back: float, *, nose: float, tail: float) -> list[tuple[float, float]]:
-    """A rounded nose ``nose`` widths long, a straight cabin, and a cone ``tail`` widths long."""
-    half = width / 2
-    rounded = [(1 - math.cos(t), math.sin(t)) for t in np.linspace(0.12, math.pi / 2, 6)]
-    points = [(front - width * nose * along, half * up) for along, up in rounded]
-    points += [(back + width * tail, half), (back + width * tail * 0.4, half * 0.62), (back, half * 0.16)]
-    return points
-
-
-def _wing(outline: list[tuple[float, float]], crease: float = 0.13) -> list[Part]:
-    """Both wings from the outline of one; the trailing part is a little darker, as flaps are."""
-    parts = _mirrored(outline, "wing")
-    if crease:
-        tip = len(outline) // 2
-        leading, trailing = np.array(outline[:tip]), np.array(outline[tip:][::-1])
-        back = trailing[[0, -1]]
-        front = back + (leading[[0, -1]] - back) * crease * 2
-        parts += _mirrored([tuple(p) for p in np.concatenate([front, trailing[::-1]])], "wing", tone=0.88)
-    return parts
-
-
-def _tailplane(x: float, chord: float, span: float, sweep: float, tip: float) -> list[tuple[float, float]]:
-    return [(x, 0.0), (x - sweep * span, span), (x - sweep * span - tip, span), (x - chord, 0.0)]
-
-
-def _windscreen(x: float, width: float, depth: float) -> list[Part]:
-    half = width / 2
-    points = [
-        (x, -half * 0.55),
-        (x, half * 0.55),
-        (x - depth, half),
-        (x - depth * 1.4, 0.0),
-        (x - depth, -half),
-    ]
-    return [Part(np.array(points), "glass")]
-
-
-def _fin(front: float, back: float, width: float) -> list[Part]:
-    half = width / 2
-    points = [(front, 0.0), (front - 0.06, half), (back, half), (back, -half), (front - 0.06, -half)]
-    return [Part(np.array(points), "trim")]
-
-
-def _nacelle(front: float, y: float, length: float, half: float) -> list[tuple[float, float]]:
-    back = front - length
-    return [
-        (front, y - half * 0.8),
-        (front, y + half * 0.8),
-        (front - length * 0.2, y + half),
-        (back + length * 0.3, y + half * 0.9),
-        (back, y + half * 0.5),
-        (back, y - half * 0.5),
-        (back + length * 0.3, y - half * 0.9),
-        (front - length * 0.2, y - half),
-    ]
-
-
-def _box(front: float, back: float, low: float, high: float) -> list[tuple[float, float]]:
-    return [(front, low), (front, high), (back, high), (back, low)]
-
-
-def _ellipse(x: float, y: float, rx: float, ry: float) -> Points:
-    t = np.linspace(0, 2 * math.pi, 28, endpoint=False)
-    return np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)
-
-
-def _turned(points: Iterable[tuple[float, float]], angle: float) -> Points:
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned: Points = np.array(list(points)) @ np.array([[cos, sin], [-sin, cos]])
-    return turned
-
-
-def _mirrored(points: Iterable[tuple[float, float]], paint: str, tone: float = 1.0) -> list[Part]:
-    one = np.array(list(points), dtype=np.float64)
-    return [
-        Part(one, paint, tilt=0.06, tone=tone),
-        Part(one * np.array([1.0, -1.0]), paint, tilt=-0.06, tone=tone),
-    ]

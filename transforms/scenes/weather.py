@@ -56,9 +56,11 @@ def cloud_shadow(weather: Weather, sun: Sun, scale: float) -> Image.Image | None
         return None
     away = 46 * scale / math.tan(sun.elevation)
     dx, dy = (-part * away for part in sun.towards)
-    shifted = weather.clouds.transform(
-        weather.clouds.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy), Image.Resampling.NEAREST
-    )
+    # What lies beyond the image's edge is taken to be as at the edge.
+    width, height = weather.clouds.size
+    columns = np.clip(np.arange(width) - round(dx), 0, width - 1)
+    rows = np.clip(np.arange(height) - round(dy), 0, height - 1)
+    shifted = Image.fromarray(np.asarray(weather.clouds)[rows[:, None], columns[None, :]])
     return shifted.point([v * 2 // 5 for v in range(256)])
 
 
