@@ -161,7 +161,7 @@ def test_a_second_detection_of_an_object_is_false() -> None:
 
 def test_only_coco_gives_a_detection_a_second_choice() -> None:
     truth = {"a": Truth([[0, 0, 10, 10], [0, 2, 10, 12]], ["car", "car"])}
-    found = {"a": Detections([[0, 0, 10, 10], [0, 0.5, 10, 10.5]], [0.9, 0.8], ["car", "car"])}
+    found = {"a": Detections([[0.0, 0.0, 10.0, 10.0], [0.0, 0.5, 10.0, 10.5]], [0.9, 0.8], ["car", "car"])}
     assert evaluate(found, truth, mode="INTEGRATE").mean_average_precision == pytest.approx(0.5)
     assert evaluate(found, truth, mode="COCO").mean_average_precision == pytest.approx(1.0)
 
