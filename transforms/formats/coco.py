@@ -32,6 +32,7 @@ from transforms.formats.refs import ref_of
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
+_PART = 65_536
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 _NOTHING = Raw()
@@ -251,25 +252,34 @@ def _labels(
     names: Mapping[int | None, str],
     path: str,
 ) -> pa.Table:
-    count = len(annotations)
-    owners = pa.array(owner)
-    crowd = pa.array([bool(a.iscrowd) for a in annotations], pa.bool_())
-    columns = {
-        "instance": np.arange(count),
-        "format": pa.repeat("coco", count),
-        "ref": pa.array(refs, pa.string()).take(owners),
-        "stem": pa.array([stem_of(ref) for ref in refs], pa.string()).take(owners),
-        "category_id": [a.category_id for a in annotations],
-        "category": [names.get(a.category_id) for a in annotations],
-        "bbox": _boxes(annotations, path),
-        "bbox_mode": pa.repeat("xywh", count),
-        "iscrowd": crowd,
-        "ignore": crowd,
-        "score": [a.score for a in annotations],
-        "segmentation": _segmentations(annotations),
-        "attributes": _annotation_attributes(annotations, more),
-    }
-    return table(columns, DELIVERED_LABELS)
+    """One row per annotation, built in parts so that the Python values of one part only are alive at a
+    time.
+    """
+    all_refs = pa.array(refs, pa.string())
+    all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
+    tables = [DELIVERED_LABELS.empty_table()]
+    for start in range(0, len(annotations), _PART):
+        part = annotations[start : start + _PART]
+        count = len(part)
+        owners = pa.array(owner[start : start + count])
+        crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
+        columns = {
+            "instance": np.arange(start, start + count),
+            "format": pa.repeat("coco", count),
+            "ref": all_refs.take(owners),
+            "stem": all_stems.take(owners),
+            "category_id": [a.category_id for a in part],
+            "category": [names.get(a.category_id) for a in part],
+            "bbox": _boxes(part, start, path),
+            "bbox_mode": pa.repeat("xywh", count),
+            "iscrowd": crowd,
+            "ignore": crowd,
+            "score": [a.score for a in part],
+            "segmentation": _segmentations(part),
+            "attributes": _attributes(part, more and more[start : start + count]),
+        }
+        tables.append(table(columns, DELIVERED_LABELS))
+    return pa.concat_tables(tables)
 
 
 def _segmentations(annotations: Sequence[_Annotation]) -> pa.Array | pa.ChunkedArray:
@@ -282,13 +292,13 @@ def _segmentations(annotations: Sequence[_Annotation]) -> pa.Array | pa.ChunkedA
     return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
 
 
-def _boxes(annotations: Sequence[_Annotation], path: str) -> pa.Array:
+def _boxes(annotations: Sequence[_Annotation], start: int, path: str) -> pa.Array:
     """``bbox`` as a list column; null where there is none, or an empty one."""
     count = len(annotations)
     lengths = np.fromiter((len(a.bbox) if a.bbox else 0 for a in annotations), np.int64, count)
     if (bad := np.flatnonzero((lengths != 4) & (lengths != 0))).size:
         place = int(bad[0])
-        found = f"{lengths[place]} numbers at `$.annotations[{place}].bbox`"
+        found = f"{lengths[place]} numbers as bbox of annotation {start + place}, counted from 0"
         raise UnreadableError(path, found, expected="COCO: x, y, width, height")
     values = np.fromiter(
         chain.from_iterable(a.bbox or () for a in annotations), np.float64, int(lengths.sum())
@@ -297,7 +307,7 @@ def _boxes(annotations: Sequence[_Annotation], path: str) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(lengths == 0))
 
 
-def _annotation_attributes(annotations: Sequence[_Annotation], more: list[str] | None) -> list[str]:
+def _attributes(annotations: Sequence[_Annotation], more: list[str] | None) -> list[str]:
     # The two usual keys are written without a loop over keys: this runs once per box.
     own = [
         f'"id":{a.id},"area":{a.area}'

@@ -34,7 +34,9 @@ def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise UnreadableError(path, str(error).replace("`$", "`" + within, 1), expected=expected) from error
+        # The decoder leaves the place out where it is the value itself.
+        message = str(error) if "`$" in str(error) else f"{error} - at `$`"
+        raise UnreadableError(path, message.replace("`$", "`" + within, 1), expected=expected) from error
     except msgspec.DecodeError as error:
         raise _syntax_error(bytes(data), str(error), path) from error
     except (RecursionError, ValueError) as error:
