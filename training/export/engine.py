@@ -93,7 +93,11 @@ def build_engine(
     if found != precision and (found, precision) != ("fp32", "fp16"):
         raise ExportError(
             f"{source}: the graph is {found} and {precision} was asked for; "
-            + ("quantise it with calibration data first" if precision == "int8" else f"ask for {found}")
+            + (
+                "quantise it with calibration images first (quantise_onnx)"
+                if precision == "int8"
+                else f"ask for {found}"
+            )
         )
     with tempfile.TemporaryDirectory(prefix="dropmill-engine-") as name:
         folder = Path(name)
