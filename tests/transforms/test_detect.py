@@ -229,6 +229,8 @@ def test_files_that_are_no_labels_are_left_alone(name: str, data: bytes) -> None
         ("a.txt", b"\0\1\2\3", "a NUL character"),
         ("a.jpg", b"<html>404</html>", "no image"),
         ("a.json", b"\0\0", "offset 0"),
+        ("a.json", RESULTS.encode() + b"\xff", "not UTF-8"),
+        ("a.txt", RESULTS.encode() + b" " * 9000 + b"\xff", "not UTF-8"),
         ("a.json", b'{"images": [], "annotations": [', "truncated"),
         ("a.xml", b"not xml", "well-formed XML"),
     ],

@@ -91,8 +91,12 @@ def read_coco(data: bytes, path: str) -> Delivery:
     boxes.
     """
     json = utf8(data, path)
-    with _no_garbage_collection():
-        return _read_results(json, path) if _STARTS_LIST.match(json) else _read_file(json, path)
+    try:
+        with _no_garbage_collection():
+            return _read_results(json, path) if _STARTS_LIST.match(json) else _read_file(json, path)
+    except (ValueError, OverflowError, RecursionError) as error:
+        # What no type has asked for is decoded late: keys without a column, segmentations.
+        raise UnreadableError(path, str(error), expected=EXPECTED) from error
 
 
 def _read_file(json: bytes, path: str) -> Delivery:

@@ -44,6 +44,7 @@ _BLANK = re.compile(rb"(?:\xef\xbb\xbf)?\s*\Z")
 _MAC_SIDECAR = b"\x00\x05\x16\x07"
 _DARKNET_DATA = re.compile(r"(?:classes|train|valid|names|backup|eval|top|results)\s*=")
 _CALIBRATION = re.compile(r"(?:P[0-3]|R0_rect|R_rect\w*|Tr_\w+|calib_time|S_\d\d|K_\d\d)\s*:")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LOOK_AT_LINES = 1000
 _LOOK_AT_BYTES = 8192
 
@@ -75,7 +76,7 @@ def read_label(data: bytes, path: str) -> Delivery:
         return OTHER
     if ending in _LABEL_ENDINGS:
         return _read(data, path, name, ending)
-    if b"\0" in data[:_LOOK_AT_BYTES] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if b"\0" in data[:_LOOK_AT_BYTES] and not data.startswith(_UTF16_MARKS):
         return OTHER
     if ending in {".yaml", ".yml"}:
         return read_data_yaml(data, path) or OTHER
@@ -90,14 +91,10 @@ def read_label(data: bytes, path: str) -> Delivery:
 
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
-    start = (
-        utf8(data[:_LOOK_AT_BYTES], path).lstrip()[:1]
-        if not data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        else b""
-    )
-    if ending == ".json" or (start in {b"{", b"["} and ending != ".xml"):
+    start = _first_character(data)
+    if ending == ".json" or (start in {"{", "["} and ending != ".xml"):
         return _read_json(data, path)
-    if ending == ".xml" or start == b"<":
+    if ending == ".xml" or start == "<":
         root = read_xml(data, path)
         if form := foreign_xml(root):
             raise _not_read(path, form, line=root.line)
@@ -189,6 +186,13 @@ def _not_read(path: str, form: str, line: int | None = None) -> UnknownFormatErr
         line=line,
         expected="KITTI, COCO, Pascal VOC or YOLO",
     )
+
+
+def _first_character(data: bytes) -> str:
+    head = data[:_LOOK_AT_BYTES]
+    if head.startswith(_UTF16_MARKS):
+        return head.decode("utf-16", errors="ignore").lstrip()[:1]
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1].decode("latin-1")
 
 
 def _ending(name: str) -> str:

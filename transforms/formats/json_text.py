@@ -15,13 +15,24 @@ from transforms.formats.text import text_of
 
 T = TypeVar("T")
 _BYTE = re.compile(r"\(byte ([0-9]+)\)")
+_BLOCK = 1 << 20
 _any_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 def utf8(data: bytes, path: str) -> bytes:
-    """JSON as UTF-8 without byte order mark."""
+    """JSON as UTF-8 without byte order mark; what is not UTF-8 is an :class:`UnreadableError`."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return text_of(data, path).encode()
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
+    # In blocks, because a large file need not be in memory as text as well.
+    for start in range(0, len(data), _BLOCK):
+        try:
+            decoder.decode(view[start : start + _BLOCK], final=start + _BLOCK >= len(data))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, start + error.start) + 1
+            raise UnreadableError(
+                path, f"bytes that are not UTF-8: {error.reason}", line=line, expected="JSON"
+            ) from error
     return data.removeprefix(codecs.BOM_UTF8)
 
 
