@@ -40,7 +40,7 @@ _BRANDS = {
 _BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
 
 _PILLOW_FORMATS = {
-    "jpeg": ["JPEG", "MPO"],
+    "jpeg": ["JPEG"],
     "png": ["PNG"],
     "gif": ["GIF"],
     "tiff": ["TIFF"],
@@ -207,7 +207,7 @@ def _decode(image: ImageFile, path: str, doubt: str) -> None:
 
 @contextmanager
 def _open(source: _Source, kind: str, path: str, max_pixels: int) -> Iterator[ImageFile]:
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     with _process_settings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -220,6 +220,10 @@ def _open(source: _Source, kind: str, path: str, max_pixels: int) -> Iterator[Im
                 yield image
         except Image.DecompressionBombError as error:
             raise _too_large(path, str(error), max_pixels) from error
+        except UnidentifiedImageError as error:
+            raise UnreadableError(
+                path, "a damaged header", expected=f"a whole {kind.upper()} file"
+            ) from error
         finally:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
