@@ -19,6 +19,9 @@ from training.export.files import sha256_of
 from training.export.onnx_graph import INPUT, OUTPUTS, OnnxReport, export_onnx, write_labels
 from training.export.precision import graph_precision, read_onnx, to_fp16
 
+# Importing torch and its exporter takes most of the time.
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 64, 96)
 CLASSES = ("Car", "Fußgänger")
 

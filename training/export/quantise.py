@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -33,6 +34,8 @@ from training.export.files import sha256_of, write_atomically
 from training.export.precision import graph_precision, read_onnx
 
 _LOG = logging.getLogger(__name__)
+
+AnyImages = npt.NDArray[np.floating]
 
 # ONNX Runtime's entropy method has as many bins as levels here, and so gives the ranges of minmax.
 Method = Literal["minmax", "percentile"]
@@ -65,7 +68,7 @@ class QuantisedReport:
 def quantise_onnx(
     path: str | Path,
     out_path: str | Path,
-    images: Iterable[Images],
+    images: Iterable[AnyImages],
     *,
     method: Method = "minmax",
     batch_size: int = 8,
@@ -83,7 +86,8 @@ def quantise_onnx(
     if (precision := graph_precision(graph)) != "fp32":
         raise ExportError(f"{source}: the graph is {precision} already; expected fp32")
     runner = OnnxRunner(source)
-    reader = _Batches(runner, images, batch_size)
+    # ONNX Runtime's histograms fail on a last batch that is smaller than the others.
+    reader = _Batches(runner, images, 1 if method == "percentile" else batch_size)
     heads = _heads(graph)
 
     def write(temporary: Path) -> None:
@@ -139,9 +143,10 @@ def quantise_onnx(
 class _Batches(CalibrationDataReader):
     """Images by the batch, as the calibrator asks for them."""
 
-    def __init__(self, runner: OnnxRunner, images: Iterable[Images], batch_size: int) -> None:
+    def __init__(self, runner: OnnxRunner, images: Iterable[AnyImages], batch_size: int) -> None:
         self.count = 0
         self._name = runner.input_name
+        self._fixed = runner.fixed_batch
         self._rest = self._stacked(iter(images), runner.fixed_batch or batch_size)
         first = next(self._rest, None)
         if first is None:
@@ -151,9 +156,11 @@ class _Batches(CalibrationDataReader):
         runner.run(first[:1])
         self._batches = itertools.chain([first], self._rest)
 
-    def _stacked(self, images: Iterator[Images], size: int) -> Iterator[Images]:
+    def _stacked(self, images: Iterator[AnyImages], size: int) -> Iterator[Images]:
         while batch := list(itertools.islice(images, size)):
             self.count += len(batch)
+            # Images that come twice change no range, and a graph of fixed batch takes no other number.
+            batch += batch[-1:] * ((self._fixed or 0) - len(batch))
             yield np.stack(batch).astype(np.float32)
 
     def get_next(self) -> dict[str, Images] | None:
