@@ -217,7 +217,7 @@ class _Run:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the cost became {value} in epoch {self.epoch + 1} at learning rate "
-                f"{self._optimizer.param_groups[0]['lr']:.3g} in {self._precision}; lower max_learning_rate, or "
+                f"{self._optimizer.param_groups[0]['lr']:.3g} in {self._precision}; lower it, or "
                 "switch mixed precision (cost_scaling.enabled) off",
                 epoch=self.epoch + 1,
             )

@@ -69,17 +69,14 @@ class ResNet(nn.Module):
                 if convolutions == 3:
                     outputs[-1] *= 4
                 outputs = [widths.pop(f"{name}.conv_{n}", out) for n, out in enumerate(outputs, start=1)]
-                shortcut = widths.pop(f"{name}.conv_shortcut", outputs[-1])
-                if shortcut != outputs[-1]:
-                    raise ConfigError(
-                        f"{name}: {shortcut} channels in the shortcut, {outputs[-1]} in the last "
-                        "convolution; expected the same number"
-                    )
+                project = index == 0 or all_projections
+                shortcut = widths.pop(f"{name}.conv_shortcut", outputs[-1]) if project else width
+                _check_addition(name, shortcut, outputs[-1])
                 block = Block(
                     width,
                     outputs,
                     stride=stage_stride if index == 0 else 1,
-                    project=index == 0 or all_projections,
+                    project=project,
                     use_batch_norm=use_batch_norm,
                 )
                 self.add_module(name, block)
@@ -124,8 +121,6 @@ class Block(nn.Module):
         if project:
             self.conv_shortcut = _convolution(inputs, width, 1, stride)
             self.bn_shortcut = _normalisation(width, use=use_batch_norm)
-        elif inputs != width:
-            raise ConfigError(f"{width} channels are added to {inputs}; expected the same number")
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = self.bn_shortcut(self.conv_shortcut(features)) if self.projects else features
@@ -134,6 +129,14 @@ class Block(nn.Module):
             if number < self.length:
                 features = torch.relu(features)
         return torch.relu(features + shortcut)
+
+
+def _check_addition(block: str, shortcut: int, last: int) -> None:
+    if shortcut != last:
+        raise ConfigError(
+            f"{block}: {shortcut} channels in the shortcut, {last} in the last convolution; expected the "
+            "same number"
+        )
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
