@@ -96,12 +96,8 @@ def test_classes_are_uneven_and_sizes_follow_the_real_order() -> None:
     assert set(counts) == set(CATEGORIES)
     assert [name for name, _ in counts.most_common(1)] == ["airliner"]
     assert max(counts.values()) > 5 * min(counts.values())
-    longest = {
-        name: np.median(
-            [max(i.box[2] - i.box[0], i.box[3] - i.box[1]) for i in objects if i.category == name]
-        )
-        for name in counts
-    }
+    sizes = [(item.category, max(item.mask.shape)) for item in objects]
+    longest = {name: np.median([size for other, size in sizes if other == name]) for name in counts}
     assert longest["airliner"] > 1.3 * longest["business jet"] > 1.3 * longest["propeller"]
     assert max(size for _, size in sizes) <= 164
 

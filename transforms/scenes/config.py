@@ -62,7 +62,7 @@ class SceneConfig:
     clouds: float = 0.35
     """Share of the scenes with clouds, which may hide a part of an aircraft."""
     noise: float = 7.0
-    """Largest standard deviation of the sensor's noise, in grey levels."""
+    """Largest standard deviation of the sensor's noise, in grey levels; 0 to 30."""
 
     def __post_init__(self) -> None:
         _whole(self.images, "images", 1, 10_000_000)
@@ -73,7 +73,7 @@ class SceneConfig:
         for name in ("negatives", "cut", "clouds"):
             _number(getattr(self, name), name, 0.0, 1.0)
         _number(self.min_visible, "min_visible", 0.05, 1.0)
-        _number(self.noise, "noise", 0.0, 60.0)
+        _number(self.noise, "noise", 0.0, 30.0)
         _number(self.min_size, "min_size", 12.0, 1000.0)
         _number(self.max_size, "max_size", 12.0, 1000.0)
         if self.min_size > self.max_size:

@@ -41,6 +41,8 @@ from transforms.scenes.layouts import (
 )
 from transforms.scenes.outline import segmentation_of
 
+_LOOK_AHEAD = 500
+"""So many scenes after the last may lend their labels to images that are not there."""
 _SUFFIX: Mapping[str, str] = {"jpeg": ".jpg", "png": ".png"}
 
 
@@ -223,14 +225,14 @@ def _strays(order: _Order) -> list[Labelled]:
     config = order.config
     count = max(1, int(PER_HUNDRED["unknown_image"] * config.images / 100))
     strays: list[Labelled] = []
-    index = config.images
-    while len(strays) < count:
+    for index in range(config.images, config.images + _LOOK_AHEAD):
         rows = _rows(arrange_scene(config, index).objects, config, with_masks=order.layout == "coco")
         if rows:
             stem = stem_of_index(index)
             name = f"{stem}{_SUFFIX[order.image_format]}"
             strays.append(Labelled(stem, name, config.width, config.height, "train", rows))
-        index += 1
+        if len(strays) == count:
+            break
     return strays
 
 

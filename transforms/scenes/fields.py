@@ -53,12 +53,13 @@ def cut(
 
 
 def grain(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.int8]:
-    """White Gaussian noise of standard deviation 32, (height, width)."""
-    field = _grain()
+    """Gaussian noise of standard deviation 32, (height, width, 3); half of its power is in all channels.
+
+    A read-only view: no pixel is copied.
+    """
     y0, x0 = (int(value) for value in rng.integers(0, _SIDE, 2))
-    rows = (np.arange(height) + y0) % _SIDE
-    columns = (np.arange(width) + x0) % _SIDE
-    return field[rows[:, None], columns[None, :]]
+    field = _grain(1 + math.ceil(height / _SIDE), 1 + math.ceil(width / _SIDE))
+    return field[y0 : y0 + height, x0 : x0 + width]
 
 
 def _straight_cut(kind: Kind, rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -69,10 +70,15 @@ def _straight_cut(kind: Kind, rng: np.random.Generator, width: int, height: int)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
 
 
-@lru_cache(maxsize=1)
-def _grain() -> npt.NDArray[np.int8]:
-    noise = np.random.default_rng(_SEEDS["grain"]).standard_normal((_SIDE, _SIDE))
-    return np.clip(np.rint(noise * 32), -127, 127).astype(np.int8)
+@lru_cache(maxsize=2)
+def _grain(down: int, across: int) -> npt.NDArray[np.int8]:
+    rng = np.random.default_rng(_SEEDS["grain"])
+    # As after demosaicing: neighbouring sensor cells lend each other their values.
+    noise = rng.standard_normal((_SIDE, _SIDE, 1)) + rng.standard_normal((_SIDE, _SIDE, 3))
+    levels = np.clip(np.rint(noise * (32 / math.sqrt(2))), -127, 127).astype(np.int8)
+    field = np.tile(levels, (down, across, 1))
+    field.flags.writeable = False
+    return field
 
 
 @lru_cache(maxsize=32)

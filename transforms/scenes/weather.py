@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from transforms.scenes.aircraft import Sun
@@ -104,11 +103,11 @@ def _noisy(picture: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
     height, width = picture.shape[:2]
     if sigma < 0.3:
         return picture.copy()
-    gain = np.int16(round(sigma * 256 / 45))
-    # Much of the noise is common to the channels, as after demosaicing.
-    common = grain(rng, width, height).astype(np.int16)
-    own = grain(rng, width * 3, height).reshape(height, width, 3)
-    # Grain has a deviation of 32, the sum of the two 45: a gain of 256 / 45 gives one grey level.
-    total: npt.NDArray[np.int16] = (common[..., None] + own) * gain + np.int16(128) >> 8
-    noisy: Pixels = np.clip(picture + total, 0, 255).astype(np.uint8)
+    # Grain has a deviation of 32: a gain of 256 / 32 gives one grey level after the shift.
+    gain = np.int16(round(sigma * 8))
+    total = grain(rng, width, height) * gain
+    total += 128
+    total >>= 8
+    total += picture
+    noisy: Pixels = np.clip(total, 0, 255, out=total).astype(np.uint8)
     return noisy
