@@ -19,6 +19,7 @@ from training.detectnet_v2.model import DetectNetV2
 from training.detectnet_v2.resnet import ResNet
 from training.evaluation.onnx_runner import OnnxRunner
 from training.export.engine import build_engine
+from training.export.engine_runner import EngineRunner
 from training.export.files import sha256_of
 from training.export.onnx_graph import OUTPUTS, export_onnx
 from training.export.precision import graph_precision, read_onnx
@@ -277,3 +278,36 @@ def test_the_builders_module_imports_nothing_of_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """A file and a report that fits it, as far as can be seen without deserialising."""
+    path = tmp_path / "m.engine"
+    path.write_bytes(b"plan")
+    report = {"backend": "tensorrt_rtx", "version": "1", "max_batch": 1, "architectures": ["8.6"]}
+    path.with_name("m.engine.json").write_text(json.dumps({**report, "sha256": sha256_of(path)}))
+    return path
+
+
+def test_an_engine_that_is_not_the_one_described_is_not_run(engine: Path) -> None:
+    engine.write_bytes(b"plan, changed")
+    with pytest.raises(ExportError, match=r"m\.engine: SHA-256 is .*; its report says"):
+        EngineRunner(engine)
+
+
+def test_an_engine_needs_a_whole_report(engine: Path) -> None:
+    beside = engine.with_name("m.engine.json")
+    for text in ("{}", "[]", "not json"):
+        beside.write_text(text)
+        with pytest.raises(ExportError, match=r"m\.engine\.json: not the report of an engine"):
+            EngineRunner(engine)
+    beside.unlink()
+    with pytest.raises(ExportError, match=r"m\.engine\.json: no such file"):
+        EngineRunner(engine)
+
+
+@pytest.mark.skipif(cuda_device() is not None, reason="there is a CUDA device")
+def test_an_engine_cannot_run_without_a_device_and_says_so(engine: Path) -> None:
+    with pytest.raises(ExportError, match="an engine runs on a CUDA device, and the driver shows none"):
+        EngineRunner(engine)

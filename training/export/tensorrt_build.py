@@ -86,28 +86,36 @@ def cuda_device() -> str | None:
     return None if any(call() for call in calls) else f"{major.value}.{minor.value}"
 
 
+def bindings(backend: str) -> Any:
+    """The module of ``tensorrt`` or ``tensorrt_rtx``, its libraries loaded; :class:`BuildError` where it is
+    absent.
+    """
+    if backend == "tensorrt":
+        if importlib.util.find_spec("tensorrt") is None:
+            raise BuildError("TensorRT is not installed: pip install dropmill[tensorrt]")
+        return importlib.import_module("tensorrt")
+    spec = importlib.util.find_spec(_RTX_PACKAGE)
+    if spec is None or importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        raise BuildError(
+            "TensorRT for RTX, which builds without a GPU, is not installed: pip install dropmill[export]"
+        )
+    _load_rtx(spec.submodule_search_locations or ())
+    return importlib.import_module("tensorrt_rtx_bindings")
+
+
 def _backend(wanted: str, device: str | None) -> tuple[str, Any]:
     """The builder that can work here, by name and module."""
-    missing = []
-    if wanted in ("auto", "tensorrt"):
-        if importlib.util.find_spec("tensorrt") is None:
-            missing.append("TensorRT is not installed: pip install dropmill[tensorrt]")
-        elif device is None:
-            missing.append(
-                "TensorRT is installed but needs a CUDA device to build, and the driver shows none"
-            )
-        else:
-            return "tensorrt", importlib.import_module("tensorrt")
-    if wanted in ("auto", "tensorrt_rtx"):
-        spec = importlib.util.find_spec(_RTX_PACKAGE)
-        if spec is None or importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-            missing.append(
-                "TensorRT for RTX, which needs no GPU, is not installed: pip install dropmill[export]"
-            )
-        else:
-            _load_rtx(spec.submodule_search_locations or ())
-            return "tensorrt_rtx", importlib.import_module("tensorrt_rtx_bindings")
-    raise BuildError("; ".join(missing))
+    reasons = []
+    for name in ("tensorrt", "tensorrt_rtx") if wanted == "auto" else (wanted,):
+        try:
+            module = bindings(name)
+        except BuildError as error:
+            reasons.append(str(error))
+            continue
+        if name != "tensorrt" or device is not None:
+            return name, module
+        reasons.append("TensorRT is installed but builds on a CUDA device only, and the driver shows none")
+    raise BuildError("; ".join(reasons))
 
 
 def _load_rtx(folders: Iterable[str]) -> None:
