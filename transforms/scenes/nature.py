@@ -159,7 +159,7 @@ def _planted(picture: Image.Image, site: Site, rng: np.random.Generator) -> Imag
     groups = cut("smooth", rng, site.width, site.height, zoom=0.9 * site.scale)
     level = int(rng.integers(120, 180))
     where = groups.point(lambda v: max(0, min(255, (v - level) * 12)))
-    mask = ImageChops.multiply(crowns.point(lambda v: max(0, min(255, (v - 152) * 14))), where)
+    mask = ImageChops.multiply(crowns.point(lambda v: max(0, min(255, (v - 170) * 14))), where)
     away = 5 * site.scale / math.tan(site.sun.elevation)
     dx, dy = (-part * away for part in site.sun.towards)
     shadow = mask.transform(mask.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy)).point(

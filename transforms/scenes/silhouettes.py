@@ -167,14 +167,13 @@ def _propeller(rng: Rng, spinning: bool) -> list[Part]:
             (-0.5, 0.014),
         ]
     )
-    cabin = (
-        windscreen(front - 0.005, 0.055, 0.055) if high else [Part(ellipse(0.11, 0.0, 0.12, 0.046), "glass")]
-    )
     if high:
+        # The wing lies on the cabin: of the glass only the windscreen is seen.
         parts += body + windscreen(front + 0.03, 0.058, 0.045) + wing(outline, crease=0.0)
         parts.append(Part(np.array(box(front - 0.02, front - chord + 0.02, -0.05, 0.05)), "skin", tone=1.04))
     else:
-        parts += wing(outline, crease=0.0) + body + cabin
+        parts += wing(outline, crease=0.0) + body
+        parts.append(Part(ellipse(0.11, 0.0, 0.12, 0.046), "glass"))
     if twin:
         parts += mirrored(nacelle(front + 0.11, 0.21, 0.26, 0.036), "engine")
     parts += mirrored(

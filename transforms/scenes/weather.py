@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from transforms.scenes.aircraft import Sun
 from transforms.scenes.fields import Pixels, cut, grain
 
-_LIKELY = 0.9
+_THICKEST = 0.9
 """Clouds are never quite opaque."""
 
 
@@ -89,7 +89,7 @@ def _cloud_cover(rng: np.random.Generator, width: int, height: int, scale: float
     frayed = cut("rough", rng, width, height, zoom=3.5 * zoom)
     level = int(rng.integers(134, 166))
     steep = float(rng.uniform(2.5, 6.0))
-    table = [round(255 * _LIKELY * min(1.0, max(0.0, (v - level) * steep / 255))) for v in range(256)]
+    table = [round(255 * _THICKEST * min(1.0, max(0.0, (v - level) * steep / 255))) for v in range(256)]
     return Image.blend(whole, frayed, 0.22).point(table)
 
 
