@@ -122,6 +122,37 @@ def test_the_image_is_named_with_its_folder_and_without_its_last_suffix() -> Non
     assert _read(windows).mentions["ref"].to_pylist() == ["train/a.b"]
 
 
+def test_names_that_differ_in_the_extension_alone_are_two_images() -> None:
+    images = [
+        {"id": 1, "file_name": "a.png"},
+        {"id": 2, "file_name": "a.jpg"},
+        {"id": 3, "file_name": "b.jpg"},
+    ]
+    annotations = [_annotation(image_id=1), _annotation(image_id=2), _annotation(image_id=2)]
+    delivery = _read(_document(images=images, annotations=annotations))
+    assert delivery.mentions["ref"].to_pylist() == ["a.png", "a", "b"]
+    assert delivery.mentions["instances"].to_pylist() == [1, 2, 0]
+    assert delivery.labels["ref"].to_pylist() == ["a.png", "a", "a"]
+
+
+def test_records_of_one_file_under_two_ids_are_one_image() -> None:
+    images = [
+        {"id": 1, "file_name": "a.jpg"},
+        {"id": 2, "file_name": "b.jpg"},
+        {"id": 3, "file_name": "./a.jpg"},
+    ]
+    annotations = [_annotation(image_id=1), _annotation(image_id=3), _annotation(image_id=4)]
+    delivery = _read(_document(images=images, annotations=annotations))
+    assert delivery.mentions["ref"].to_pylist() == ["a", "b", "image_id:4"]
+    assert delivery.mentions["instances"].to_pylist() == [2, 0, 1]
+    assert delivery.labels["ref"].to_pylist() == ["a", "a", "image_id:4"]
+    assert json.loads(delivery.mentions["attributes"].to_pylist()[0]) == {
+        "id": 1,
+        "file_name": "a.jpg",
+        "again": {"id": 3, "file_name": "./a.jpg"},
+    }
+
+
 def test_an_image_that_is_not_listed_is_mentioned_by_its_number() -> None:
     delivery = _read(
         _document(annotations=[_annotation(), _annotation(image_id=99), _annotation(image_id=99)])
@@ -142,7 +173,9 @@ def test_images_without_annotations_are_negative_samples_where_there_are_classes
 
 
 def test_a_missing_and_an_empty_box_are_null_while_others_have_theirs() -> None:
-    delivery = _read(_document(annotations=[_annotation(), _annotation(bbox=[]), _annotation(bbox=None)]))
+    delivery = _read(
+        _document(annotations=[_annotation(), _annotation(bbox=[]), _annotation(bbox=None, iscrowd=None)])
+    )
     assert delivery.labels["bbox"].to_pylist() == [[1, 2, 3, 4], None, None]
 
 

@@ -191,6 +191,17 @@ def test_a_bad_line_among_good_ones_is_named() -> None:
     assert error.value.line == 3
 
 
+def test_boxes_in_a_file_with_the_name_of_a_class_list_are_not_taken_for_names() -> None:
+    with pytest.raises(UnknownFormatError, match="a list of class, score and corners"):
+        read_label(b"cup 176 206 225 266\n", "labels.txt")
+
+
+def test_json_lines_are_refused_by_name() -> None:
+    line = b'{"file_name": "a.jpg", "detection": {"instances": []}}\n'
+    with pytest.raises(UnknownFormatError, match="ODVG JSON lines"):
+        read_label(line * 2, "train.jsonl")
+
+
 def test_an_unknown_json_names_its_keys() -> None:
     with pytest.raises(UnknownFormatError, match="keys 'name', 'version'; expected COCO"):
         read_label(b'{"name": "x", "version": 1}', "package.json")

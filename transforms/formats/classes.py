@@ -12,9 +12,7 @@ from storage.errors import UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.text import text_of
 
-_LIST_NAME = re.compile(
-    r"(?:.*[_.-])?(?:classes|labels|class_?names)\.txt|.*\.names|.*_darknet\.labels", re.IGNORECASE
-)
+_LIST_NAME = re.compile(r"_?(?:classes|labels|class_?names)\.txt|.*\.names|.*_darknet\.labels", re.IGNORECASE)
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _MAX_YAML_CHARACTERS = 4_000_000

@@ -7,51 +7,33 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from typing import Annotated
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from storage.errors import UnknownFormatError, UnreadableError
-from transforms.delivery import (
-    DELIVERED_CATEGORIES,
-    DELIVERED_LABELS,
-    DELIVERED_MENTIONS,
-    Delivery,
-    stem_of,
-    table,
+from transforms.delivery import DELIVERED_CATEGORIES, DELIVERED_MENTIONS, Delivery, stem_of, table
+from transforms.formats.coco_columns import (
+    Annotation,
+    Int64,
+    Owner,
+    PlainAnnotation,
+    has_shape,
+    join_members,
+    labels_table,
 )
-from transforms.formats.json_text import compact, decode, extras, utf8
-from transforms.formats.refs import ref_of
+from transforms.formats.json_text import decode, extras, utf8
+from transforms.formats.refs import ref_of, tidy
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
-_PART = 65_536
-_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
-_NOTHING = Raw()
 _STARTS_LIST = re.compile(rb"[ \t\r\n]*\[")
-
-
-class _Annotation(Struct, gc=False):
-    image_id: int | str
-    id: int | str | None = None
-    category_id: _Int64 | None = None
-    bbox: list[float] | None = None
-    segmentation: Raw = _NOTHING
-    area: int | float | None = None
-    iscrowd: bool | int = 0
-    score: float | None = None
-
-
-class _PlainAnnotation(_Annotation, gc=False, forbid_unknown_fields=True):
-    """An annotation that has no other key."""
 
 
 class _Image(Struct, gc=False):
@@ -62,20 +44,20 @@ class _Image(Struct, gc=False):
 
 
 class _Category(Struct, gc=False):
-    id: _Int64
+    id: Int64
     name: str
 
 
 class _PlainFile(Struct):
     images: list[Raw]
-    annotations: list[_PlainAnnotation] | None = None
-    categories: list[Raw] = []
+    annotations: list[PlainAnnotation] | None = None
+    categories: list[Raw] | None = None
 
 
 class _File(Struct):
     images: list[Raw]
     annotations: list[Raw] | None = None
-    categories: list[Raw] = []
+    categories: list[Raw] | None = None
 
 
 def read_coco(data: bytes, path: str) -> Delivery:
@@ -102,35 +84,28 @@ def read_coco(data: bytes, path: str) -> Delivery:
 def _read_file(json: bytes, path: str) -> Delivery:
     found, annotations, more = _decode_file(json, path)
     _refuse_without_boxes(annotations, more, path)
-    images, image_attributes = _images(found.images, path)
-    names, categories = _categories(found.categories, path)
+    index, columns = _images(found.images, path)
+    names, categories = _categories(found.categories or [], path)
     only_listed = found.annotations is None or not (annotations or names)
 
     # Annotations of images that are not listed add an image each, after those that are.
-    index = {image_id: place for place, image_id in enumerate(images)}
-    owner = np.fromiter(
-        (index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations)
-    )
-    unlisted = len(index) - len(images)
-    refs = [ref_of(image.file_name) for image in images.values()]
-    refs += [f"image_id:{image_id}" for image_id in list(index)[len(images) :]]
+    refs, listed = columns["ref"], len(index)
+    owner = _owners(annotations, index, len(refs))
+    refs += [f"image_id:{image_id}" for image_id in list(index)[listed:]]
+    more_refs = len(refs) - len(columns["width"])
     mentions: dict[str, object] = {
         "kind": ["label"] * len(refs),
         "format": ["coco"] * len(refs),
         "ref": refs,
         "stem": [stem_of(ref) for ref in refs],
-        "width": [_size(i.width, f"width of image {i.id}", path) for i in images.values()]
-        + [None] * unlisted,
-        "height": [_size(i.height, f"height of image {i.id}", path) for i in images.values()]
-        + [None] * unlisted,
-        "attributes": image_attributes + [None] * unlisted,
+        **{name: columns[name] + [None] * more_refs for name in ("width", "height", "attributes")},
     }
     if not only_listed:
         mentions["instances"] = np.bincount(owner, minlength=len(refs))
     return Delivery(
         kind="label",
         format="coco",
-        labels=_labels(annotations, more, owner, refs, names, path),
+        labels=labels_table(annotations, more, owner, refs, names, path),
         mentions=table(mentions, DELIVERED_MENTIONS),
         categories=categories,
     )
@@ -138,9 +113,9 @@ def _read_file(json: bytes, path: str) -> Delivery:
 
 def _read_results(json: bytes, path: str) -> Delivery:
     """Results name images and categories by number only."""
-    annotations: Sequence[_Annotation]
+    annotations: Sequence[Annotation]
     try:
-        annotations, more = msgspec.json.decode(json, type=list[_PlainAnnotation]), None
+        annotations, more = msgspec.json.decode(json, type=list[PlainAnnotation]), None
     except (msgspec.DecodeError, RecursionError, ValueError):
         raws = decode(json, list[Raw], path, expected=EXPECTED)
         annotations, more = _decode_annotations(raws, path, within="$")
@@ -148,9 +123,7 @@ def _read_results(json: bytes, path: str) -> Delivery:
         raise UnknownFormatError(path, "an empty list", expected=EXPECTED)
     _refuse_without_boxes(annotations, more, path)
     index: dict[int | str, int] = {}
-    owner = np.fromiter(
-        (index.setdefault(a.image_id, len(index)) for a in annotations), np.int64, len(annotations)
-    )
+    owner = _owners(annotations, index, 0)
     refs = [f"image_id:{image_id}" for image_id in index]
     mentions = {
         "kind": ["label"] * len(refs),
@@ -162,14 +135,12 @@ def _read_results(json: bytes, path: str) -> Delivery:
     return Delivery(
         kind="label",
         format="coco",
-        labels=_labels(annotations, more, owner, refs, {}, path),
+        labels=labels_table(annotations, more, owner, refs, {}, path),
         mentions=table(mentions, DELIVERED_MENTIONS),
     )
 
 
-def _decode_file(
-    json: bytes, path: str
-) -> tuple[_PlainFile | _File, Sequence[_Annotation], list[str] | None]:
+def _decode_file(json: bytes, path: str) -> tuple[_PlainFile | _File, Sequence[Annotation], list[str] | None]:
     """The file, its annotations, and their further keys as JSON text, where any has some.
 
     Nearly all files have the standard keys alone: those take one pass.
@@ -183,20 +154,20 @@ def _decode_file(
         return found, *_decode_annotations(found.annotations or [], path, within="$.annotations")
 
 
-def _decode_annotations(raws: list[Raw], path: str, *, within: str) -> tuple[list[_Annotation], list[str]]:
-    annotation = msgspec.json.Decoder(_Annotation)
+def _decode_annotations(raws: list[Raw], path: str, *, within: str) -> tuple[list[Annotation], list[str]]:
+    annotation = msgspec.json.Decoder(Annotation)
     decoded = []
     for place, raw in enumerate(raws):
         try:
             decoded.append(annotation.decode(raw))
         except (msgspec.DecodeError, RecursionError, ValueError):
-            decode(raw, _Annotation, path, expected=EXPECTED, within=f"{within}[{place}]")
+            decode(raw, Annotation, path, expected=EXPECTED, within=f"{within}[{place}]")
             raise
-    return decoded, extras(raws, _Annotation.__struct_fields__)
+    return decoded, extras(raws, Annotation.__struct_fields__)
 
 
-def _refuse_without_boxes(annotations: Sequence[_Annotation], more: list[str] | None, path: str) -> None:
-    if not annotations or any(a.bbox or compact(a.segmentation) not in {"", "null"} for a in annotations):
+def _refuse_without_boxes(annotations: Sequence[Annotation], more: list[str] | None, path: str) -> None:
+    if not annotations or any(map(has_shape, annotations)):
         return
     keys = ",".join(more or ())
     what = "image labels"
@@ -209,23 +180,55 @@ def _refuse_without_boxes(annotations: Sequence[_Annotation], more: list[str] | 
     )
 
 
-def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, _Image], list[str]]:
-    """Images by id, and what has no column as JSON."""
-    images: dict[int | str, _Image] = {}
-    rows = []
-    for place, raw in enumerate(raws):
-        image = decode(raw, _Image, path, expected=EXPECTED, within=f"$.images[{place}]")
-        if (other := images.setdefault(image.id, image)) is image:
-            rows.append(place)
-        elif other.file_name != image.file_name:
-            found = f"the image id {image.id} for {other.file_name!r} and {image.file_name!r}"
-            raise UnreadableError(path, found, expected="one image per id")
-    more = extras((raws[place] for place in rows), _Image.__struct_fields__)
-    attributes = [
-        _object(f'"id":{_json(image.id)},"file_name":{_json(image.file_name)}', text)
-        for image, text in zip(images.values(), more, strict=True)
+def _owners(annotations: Sequence[Annotation], index: dict[int | str, int], refs: int) -> Owner:
+    """The place of each annotation's image; images that ``index`` lacks are added, counting on from
+    ``refs``.
+    """
+    listed = len(index)
+    places = (index.setdefault(a.image_id, refs + len(index) - listed) for a in annotations)
+    return np.fromiter(places, np.int64, len(annotations))
+
+
+def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, int], dict[str, list[Any]]]:
+    """Places of the images by their ids, and the columns of the images in the order of places.
+
+    Records of one file under several ids share a place, for it is one image.
+    """
+    images = [
+        decode(raw, _Image, path, expected=EXPECTED, within=f"$.images[{place}]")
+        for place, raw in enumerate(raws)
     ]
-    return images, attributes
+    places: dict[str, int] = {}
+    index: dict[int | str, int] = {}
+    columns: dict[str, list[Any]] = {"ref": [], "width": [], "height": [], "attributes": []}
+    names: list[str] = []
+    more = extras(raws, _Image.__struct_fields__)
+    for image, ref, further in zip(images, _refs([i.file_name for i in images]), more, strict=True):
+        place = places.setdefault(ref, len(places))
+        if index.setdefault(image.id, place) != place:
+            found = f"the image id {image.id} for {names[index[image.id]]!r} and {image.file_name!r}"
+            raise UnreadableError(path, found, expected="one image per id")
+        members = f'"id":{_json(image.id)},"file_name":{_json(image.file_name)}'
+        attributes = join_members(members, further)
+        if place == len(names):
+            names.append(image.file_name)
+            columns["ref"].append(ref)
+            columns["width"].append(_size(image.width, f"width of image {image.id}", path))
+            columns["height"].append(_size(image.height, f"height of image {image.id}", path))
+            columns["attributes"].append(attributes)
+        elif columns["attributes"][place] != attributes:
+            columns["attributes"][place] = f'{columns["attributes"][place][:-1]},"again":{attributes}}}'
+    return index, columns
+
+
+def _refs(names: Sequence[str]) -> list[str]:
+    """Refs of file names; of several that differ in the extension alone, the first in order goes without its
+    own.
+    """
+    owners: dict[str, str] = {}
+    for name in sorted(names):
+        owners.setdefault(ref_of(name), tidy(name))
+    return [ref if owners[ref := ref_of(name)] == tidy(name) else tidy(name) for name in names]
 
 
 def _categories(raws: list[Raw], path: str) -> tuple[dict[int | None, str], pa.Table]:
@@ -242,96 +245,10 @@ def _categories(raws: list[Raw], path: str) -> tuple[dict[int | None, str], pa.T
         "category_id": [category.id for category in found],
         "category": [category.name for category in found],
         "attributes": [
-            _object("", text) if text else None for text in extras(raws, _Category.__struct_fields__)
+            join_members("", text) if text else None for text in extras(raws, _Category.__struct_fields__)
         ],
     }
     return names, table(columns, DELIVERED_CATEGORIES)
-
-
-def _labels(
-    annotations: Sequence[_Annotation],
-    more: list[str] | None,
-    owner: np.ndarray[tuple[int], np.dtype[np.int64]],
-    refs: list[str],
-    names: Mapping[int | None, str],
-    path: str,
-) -> pa.Table:
-    """One row per annotation, built in parts so that the Python values of one part only are alive at a
-    time.
-    """
-    all_refs = pa.array(refs, pa.string())
-    all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
-    tables = [DELIVERED_LABELS.empty_table()]
-    for start in range(0, len(annotations), _PART):
-        part = annotations[start : start + _PART]
-        count = len(part)
-        owners = pa.array(owner[start : start + count])
-        crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
-        columns = {
-            "instance": np.arange(start, start + count),
-            "format": pa.repeat("coco", count),
-            "ref": all_refs.take(owners),
-            "stem": all_stems.take(owners),
-            "category_id": [a.category_id for a in part],
-            "category": [names.get(a.category_id) for a in part],
-            "bbox": _boxes(part, start, path),
-            "bbox_mode": pa.repeat("xywh", count),
-            "iscrowd": crowd,
-            "ignore": crowd,
-            "score": [a.score for a in part],
-            "segmentation": _segmentations(part),
-            "attributes": _attributes(part, more and more[start : start + count]),
-        }
-        tables.append(table(columns, DELIVERED_LABELS))
-    return pa.concat_tables(tables)
-
-
-def _segmentations(annotations: Sequence[_Annotation]) -> pa.Array | pa.ChunkedArray:
-    """``segmentation`` as text without white space; null where there is none."""
-    texts = pa.array([memoryview(a.segmentation) for a in annotations], pa.string())
-    spaced = pc.match_substring_regex(texts, "[ \n]")
-    if pc.any(spaced).as_py():
-        rows = zip(annotations, spaced.to_pylist(), texts.to_pylist(), strict=True)
-        texts = pa.array([compact(a.segmentation) if wide else text for a, wide, text in rows], pa.string())
-    return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
-
-
-def _boxes(annotations: Sequence[_Annotation], start: int, path: str) -> pa.Array:
-    """``bbox`` as a list column; null where there is none, or an empty one."""
-    count = len(annotations)
-    lengths = np.fromiter((len(a.bbox) if a.bbox else 0 for a in annotations), np.int64, count)
-    if (bad := np.flatnonzero((lengths != 4) & (lengths != 0))).size:
-        place = int(bad[0])
-        found = f"{lengths[place]} numbers as bbox of annotation {start + place}, counted from 0"
-        raise UnreadableError(path, found, expected="COCO: x, y, width, height")
-    values = np.fromiter(
-        chain.from_iterable(a.bbox or () for a in annotations), np.float64, int(lengths.sum())
-    )
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(lengths == 0))
-
-
-def _attributes(annotations: Sequence[_Annotation], more: list[str] | None) -> list[str]:
-    # The two usual keys are written without a loop over keys: this runs once per box.
-    own = [
-        f'"id":{a.id},"area":{a.area}'
-        if type(a.id) is int and a.area is not None
-        else ",".join(
-            f'"{key}":{_json(value)}' for key, value in (("id", a.id), ("area", a.area)) if value is not None
-        )
-        for a in annotations
-    ]
-    if more is None:
-        return [f"{{{text}}}" for text in own]
-    return [_object(text, further) for text, further in zip(own, more, strict=True)]
-
-
-def _object(members: str, further: str) -> str:
-    return f"{{{members},{further}}}" if members and further else f"{{{members}{further}}}"
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _size(value: float | None, what: str, path: str) -> int | None:
@@ -352,3 +269,7 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

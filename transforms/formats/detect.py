@@ -25,7 +25,7 @@ from transforms.formats.voc import voc_of
 from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
 from transforms.formats.yolo import fits_yolo, read_yolo
 
-_LABEL_ENDINGS = {".txt", ".xml", ".json"}
+_LABEL_ENDINGS = {".txt", ".xml", ".json", ".jsonl"}
 # fmt: off
 _PLAIN_ENDINGS = {
     ".7z", ".avi", ".bat", ".bib", ".bin", ".c", ".cc", ".cfg", ".conf", ".cpp", ".css", ".cu", ".db",
@@ -92,7 +92,7 @@ def read_label(data: bytes, path: str) -> Delivery:
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
     start = _first_character(data)
-    if ending == ".json" or (start in {"{", "["} and ending != ".xml"):
+    if ending in {".json", ".jsonl"} or (start in {"{", "["} and ending != ".xml"):
         return _read_json(data, path)
     if ending == ".xml" or start == "<":
         root = read_xml(data, path)
@@ -129,7 +129,7 @@ def _read_text(data: bytes, path: str, name: str) -> Delivery:
         return read_kitti(data, path)
     if any(map(fits_yolo, words)):
         return read_yolo(data, path)
-    if is_class_list_name(name):
+    if is_class_list_name(name) and not any(sum(map(is_number, line)) >= 4 for line in words):
         return read_names(data, path)
     if is_image_list(lines):
         return read_image_list(lines, path)

@@ -1,0 +1,133 @@
+"""Annotations of a COCO file to the columns of the table of labels, without a dictionary per box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Meta, Raw, Struct
+
+from storage.errors import UnreadableError
+from transforms.delivery import DELIVERED_LABELS, stem_of, table
+from transforms.formats.json_text import compact
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Owner = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""Per annotation, the place of its image among the refs."""
+
+_PART = 65_536
+_NOTHING = Raw()
+
+
+class Annotation(Struct, gc=False):
+    """An annotation or a result. What is not named here goes to ``attributes`` with its own text."""
+
+    image_id: int | str
+    id: int | str | None = None
+    category_id: Int64 | None = None
+    bbox: list[float] | None = None
+    segmentation: Raw = _NOTHING
+    area: int | float | None = None
+    iscrowd: bool | int | None = 0
+    score: float | None = None
+
+
+class PlainAnnotation(Annotation, gc=False, forbid_unknown_fields=True):
+    """An annotation that has no other key."""
+
+
+def labels_table(
+    annotations: Sequence[Annotation],
+    more: list[str] | None,
+    owner: Owner,
+    refs: list[str],
+    names: Mapping[int | None, str],
+    path: str,
+) -> pa.Table:
+    """One row per annotation, built in parts so that the Python values of one part only are alive at a
+    time.
+    """
+    all_refs = pa.array(refs, pa.string())
+    all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
+    tables = [DELIVERED_LABELS.empty_table()]
+    for start in range(0, len(annotations), _PART):
+        part = annotations[start : start + _PART]
+        count = len(part)
+        owners = pa.array(owner[start : start + count])
+        crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
+        columns = {
+            "instance": np.arange(start, start + count),
+            "format": pa.repeat("coco", count),
+            "ref": all_refs.take(owners),
+            "stem": all_stems.take(owners),
+            "category_id": [a.category_id for a in part],
+            "category": [names.get(a.category_id) for a in part],
+            "bbox": _boxes(part, start, path),
+            "bbox_mode": pa.repeat("xywh", count),
+            "iscrowd": crowd,
+            "ignore": crowd,
+            "score": [a.score for a in part],
+            "segmentation": _segmentations(part),
+            "attributes": _attributes(part, more and more[start : start + count]),
+        }
+        tables.append(table(columns, DELIVERED_LABELS))
+    return pa.concat_tables(tables)
+
+
+def _segmentations(annotations: Sequence[Annotation]) -> pa.Array | pa.ChunkedArray:
+    """``segmentation`` as text without white space; null where there is none."""
+    texts = pa.array([memoryview(a.segmentation) for a in annotations], pa.string())
+    spaced = pc.match_substring_regex(texts, "[ \n]")
+    if pc.any(spaced).as_py():
+        rows = zip(annotations, spaced.to_pylist(), texts.to_pylist(), strict=True)
+        texts = pa.array([compact(a.segmentation) if wide else text for a, wide, text in rows], pa.string())
+    return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
+
+
+def _boxes(annotations: Sequence[Annotation], start: int, path: str) -> pa.Array:
+    """``bbox`` as a list column; null where there is none, or an empty one."""
+    count = len(annotations)
+    lengths = np.fromiter((len(a.bbox) if a.bbox else 0 for a in annotations), np.int64, count)
+    if (bad := np.flatnonzero((lengths != 4) & (lengths != 0))).size:
+        place = int(bad[0])
+        found = f"{lengths[place]} numbers as bbox of annotation {start + place}, counted from 0"
+        raise UnreadableError(path, found, expected="COCO: x, y, width, height")
+    values = np.fromiter(
+        chain.from_iterable(a.bbox or () for a in annotations), np.float64, int(lengths.sum())
+    )
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(lengths == 0))
+
+
+def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> list[str]:
+    # The two usual keys are written without a loop over keys: this runs once per box.
+    own = [
+        f'"id":{a.id},"area":{a.area}'
+        if type(a.id) is int and a.area is not None
+        else ",".join(
+            f'"{key}":{_json(value)}' for key, value in (("id", a.id), ("area", a.area)) if value is not None
+        )
+        for a in annotations
+    ]
+    if more is None:
+        return [f"{{{text}}}" for text in own]
+    return [join_members(text, further) for text, further in zip(own, more, strict=True)]
+
+
+def has_shape(annotation: Annotation) -> bool:
+    """Whether an annotation says where its object is."""
+    return bool(annotation.bbox) or compact(annotation.segmentation) not in {"", "null"}
+
+
+def join_members(members: str, further: str) -> str:
+    """A JSON object of two lists of members, either of which may be empty."""
+    return f"{{{members},{further}}}" if members and further else f"{{{members}{further}}}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
