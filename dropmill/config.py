@@ -94,8 +94,15 @@ class TrainConfig(_Strict):
     workers: int = Field(default=1, ge=1)
     """Ray Train workers, each with a GPU where there are GPUs."""
     seed: int = 42
-    max_seconds: float | None = Field(default=None, gt=0)
-    """Training ends at the first epoch past this, with what it has reached."""
+    max_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate after the soft start."""
+    validation_period: int | None = Field(default=None, ge=1)
+    """Epochs from one evaluation to the next."""
+
+    def schedule(self) -> dict[str, Any]:
+        """What is set of the schedule, under the names of the function that makes a spec."""
+        chosen = {"max_learning_rate": self.max_learning_rate, "validation_period": self.validation_period}
+        return {name: value for name, value in chosen.items() if value is not None}
 
 
 class PipelineConfig(_Strict):
