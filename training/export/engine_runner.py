@@ -39,7 +39,7 @@ class EngineRunner:
             major, minor = torch.cuda.get_device_capability()
             raise ExportError(
                 f"{path}: cannot be read by {report['backend']} {self._trt.__version__} on compute "
-                f"capability {major}.{minor}; built by {report['version']} for {', '.join(report['architectures'])}"
+                f"capability {major}.{minor}; built by {report['version']} for {report['architectures']}"
             )
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
