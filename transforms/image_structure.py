@@ -21,9 +21,7 @@ _PALETTE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """``broken``: what is certainly wrong. ``doubtful``: why only decoding can tell whether the file is
-    whole.
-    """
+    """``broken``: what is certainly wrong. ``doubtful``: why only decoding can tell."""
 
     broken: str | None = None
     doubtful: str | None = None
@@ -41,9 +39,7 @@ def structure_of(kind: str, at: At, size_bytes: int) -> Structure:
 
 
 def _jpeg(at: At, size_bytes: int) -> Structure:
-    """Walk the segments to the start of the first scan, so that a thumbnail's end is not taken for the
-    image's.
-    """
+    """Walk the segments up to the first scan, so that a thumbnail's end does not count as the image's."""
     position = 2
     for _ in range(_MAX_SEGMENTS):
         mark = at(position, 4)
@@ -71,9 +67,7 @@ def _jpeg(at: At, size_bytes: int) -> Structure:
 
 
 def _png(at: At, size_bytes: int) -> Structure:
-    """Walk all chunks and compare their checksums: a decoder may pass over damage once something else has
-    read on.
-    """
+    """Walk all chunks and compare their checksums: not every decoder notices all damage."""
     position, depth, exif, has_data = 8, None, None, False
     while True:
         head = at(position, 8)

@@ -59,8 +59,10 @@ _process_settings = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What the header of an image says. ``width`` and ``height`` are those of the image as shown, after the
-    EXIF orientation (1 to 8, the value in the file; 1 where there is none or no legal one).
+    """What the header of an image says.
+
+    ``width`` and ``height`` are pixels of the image as shown, after the EXIF orientation
+    (1 to 8; 1 where there is none or no legal one). ``bit_depth`` counts the bits of one channel.
     """
 
     format: str
@@ -74,11 +76,11 @@ class ImageHeader:
 def inspect_image(
     file: BinaryIO, path: str, size_bytes: int, *, max_pixels: int = 200_000_000
 ) -> ImageHeader:
-    """Read the header of an image and check that the file is whole; pixels are decoded only where that is in
-    doubt.
+    """Read the header of an image and check that the file is whole, without decoding where that can be.
 
-    ``file`` is at any position and stays open. Raises :class:`UnreadableError` for what is damaged, cut off,
-    of no known form or larger than ``max_pixels``; errors of ``file`` itself pass through as they are.
+    Pixels are decoded where the structure leaves a doubt. ``file`` is at any position and stays open. Raises
+    :class:`UnreadableError` for what is damaged, cut off, of no known form or larger than ``max_pixels``;
+    errors of ``file`` itself pass through as they are.
     """
     source = _Source(file)
     try:

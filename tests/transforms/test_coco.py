@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,30 @@ def test_many_annotations_keep_their_order_over_the_parts_they_are_built_in() ->
     labels = _read(_document(annotations=annotations)).labels
     assert labels["instance"].to_pylist() == list(range(count))
     assert [box[0] for box in labels["bbox"].to_pylist()] == list(range(count))
+
+
+_MILLION = """
+import resource, sys
+from transforms.formats.coco import read_coco
+rows = ",".join(
+    f'{{"id":{n},"image_id":{n % 100_000},"category_id":1,"bbox":[{n % 640},1.5,20.25,30],"area":607.5,'
+    f'"iscrowd":0,"segmentation":[[{n % 640},1.5,{n % 640},31.5,20.25,31.5,20.25,1.5]]}}'
+    for n in range(1_000_000)
+)
+images = ",".join(f'{{"id":{n},"file_name":"{n:012}.jpg","width":640,"height":480}}' for n in range(100_000))
+data = f'{{"images":[{images}],"categories":[{{"id":1,"name":"a"}}],"annotations":[{rows}]}}'.encode()
+del rows, images
+labels = read_coco(data, "a.json").labels
+print(labels.num_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_boxes_need_less_than_two_gigabytes() -> None:
+    done = subprocess.run([sys.executable, "-c", _MILLION], capture_output=True, text=True, check=True)
+    rows, peak_mib = map(int, done.stdout.split())
+    assert rows == 1_000_000
+    assert peak_mib < 2048
 
 
 def test_byte_order_marks_change_nothing() -> None:

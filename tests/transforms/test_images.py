@@ -229,7 +229,7 @@ def test_settings_of_the_process_are_left_as_they_were() -> None:
     [
         (b"", "an empty file"),
         (b"<html>not found</html>", "the first bytes b'<html>no'"),
-        (b"\xff\xd8\xff", "expected an image"),
+        (b"\xff\xd8\xff", "a damaged header"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 60, "a HEIC image"),
     ],
 )

@@ -29,8 +29,7 @@ def read_names(data: bytes, path: str) -> Delivery:
 
 
 def read_data_yaml(data: bytes, path: str) -> Delivery | None:
-    """Read the ``names`` of a YOLO data set description, a list or a mapping of numbers; None without such a
-    key.
+    """Read the ``names`` of a YOLO ``data.yaml``, a list or a mapping of numbers; None without such a key.
 
     Every scalar is taken as the text that it is, so a class ``no`` stays ``no``. Raises
     :class:`UnreadableError` with the line for YAML that is malformed or uses aliases, for numbers that come

@@ -181,9 +181,7 @@ def _refuse_without_boxes(annotations: Sequence[Annotation], more: list[str] | N
 
 
 def _owners(annotations: Sequence[Annotation], index: dict[int | str, int], refs: int) -> Owner:
-    """The place of each annotation's image; images that ``index`` lacks are added, counting on from
-    ``refs``.
-    """
+    """The place of each annotation's image; those that ``index`` lacks are added, from ``refs`` on."""
     listed = len(index)
     places = (index.setdefault(a.image_id, refs + len(index) - listed) for a in annotations)
     return np.fromiter(places, np.int64, len(annotations))
@@ -222,9 +220,7 @@ def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, int], dict[str,
 
 
 def _refs(names: Sequence[str]) -> list[str]:
-    """Refs of file names; of several that differ in the extension alone, the first in order goes without its
-    own.
-    """
+    """Refs of file names; of names that differ in the extension alone, the first in order loses its own."""
     owners: dict[str, str] = {}
     for name in sorted(names):
         owners.setdefault(ref_of(name), tidy(name))

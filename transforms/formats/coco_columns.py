@@ -49,9 +49,7 @@ def labels_table(
     names: Mapping[int | None, str],
     path: str,
 ) -> pa.Table:
-    """One row per annotation, built in parts so that the Python values of one part only are alive at a
-    time.
-    """
+    """One row per annotation; built in parts, so that few Python values are alive at a time."""
     all_refs = pa.array(refs, pa.string())
     all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
     tables = [DELIVERED_LABELS.empty_table()]

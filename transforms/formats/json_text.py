@@ -55,9 +55,7 @@ def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within
 
 
 def extras(objects: Iterable[Raw], known: Iterable[str]) -> list[str]:
-    """Of each JSON object, the members that are not ``known``, as JSON text without braces
-    (``"a":1,"b":[2]``).
-    """
+    """Of each JSON object, the members that are not ``known``, as JSON text without braces."""
     names = frozenset(known)
     found = []
     for raw in objects:

@@ -140,9 +140,7 @@ def _local(tag: str) -> str:
 
 
 def _expat_text(data: bytes, path: str) -> bytes:
-    """What expat can read: East Asian encodings become UTF-8, and their declaration goes, keeping its
-    place.
-    """
+    """The file for expat: East Asian encodings become UTF-8, without a declaration."""
     declared = _DECLARED.search(data[:512])
     if declared is None or (encoding := declared.group(1).decode().lower()) not in _EAST_ASIAN:
         return data

@@ -52,9 +52,7 @@ def is_number(word: str) -> bool:
 
 
 def numbers(words: Sequence[str], path: str, line: int, *, names: Sequence[str] = ()) -> list[float]:
-    """Words to finite numbers; ``names`` says what they are, for the message of the
-    :class:`UnreadableError`.
-    """
+    """Words to finite numbers; ``names`` says what they are, for the error's message."""
     values = []
     for place, word in enumerate(words):
         value = float(word) if _NUMBER.fullmatch(word) else math.nan

@@ -23,8 +23,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 def read_voc(data: bytes, path: str) -> Delivery:
-    """Read a Pascal VOC annotation file; ``bbox`` is ``xyxy`` in pixels, as delivered; difficult has
-    ``ignore``.
+    """Read a Pascal VOC file; ``bbox`` is ``xyxy`` in pixels, as delivered; difficult has ``ignore``.
 
     All other elements (pose, truncated, occluded, parts, unknown ones) are in ``attributes`` by their names,
     with their texts. Raises :class:`UnreadableError` with the line for an object without name or box.

@@ -1,5 +1,4 @@
-"""YOLO labels: one text file per image, one object per line, numbers as parts of the image's width and
-height.
+"""YOLO labels: one text file per image, one object per line, numbers as parts of width and height.
 
 A line is ``class cx cy w h``, the same with a score, or ``class x1 y1 x2 y2 x3 y3 …`` for a polygon.
 """
