@@ -52,17 +52,21 @@ class TrainingRun:
         self._outputs: dict[str, str] = {}
 
     def work(self, *, threads: int, use_gpu: bool) -> dict[str, float]:
-        """Do it; the row says how it ended, whichever way. Returns the metrics."""
+        """Do it, from where an earlier attempt was cut short; the row says so when it is done.
+
+        Returns the metrics. Where it fails, the row is left to whoever started the run: only they know
+        whether this was an error, or the end of the machine.
+        """
         if self._row["state"] == "succeeded":
             log.info("run is done already", extra={"run": self._row["run"]})
             return dict(json.loads(self._row["metrics"]))
-        try:
-            note = self._work(threads, use_gpu=use_gpu)
-        except BaseException as error:
-            self._end("failed", f"{type(error).__name__}: {error}")
-            raise
+        note = self._work(threads, use_gpu=use_gpu)
         self._end("succeeded", note)
         return self._metrics
+
+    def fail(self, why: str) -> None:
+        """Say in the row that the run has failed."""
+        self._end("failed", why)
 
     def _work(self, threads: int, *, use_gpu: bool) -> str | None:
         read = read_samples(self._lake, self._row["dataset"], json.loads(self._row["snapshot"]))
@@ -188,9 +192,7 @@ class TrainingRun:
         """Put a file into the lake, and a row that says where it comes from into ``models``."""
         uri = self._lake.artifacts.upload(f"runs/{self._row['run']}/{path.name}", path)
         self._outputs[kind] = uri
-        measured = {
-            name: self._metrics[name] for name in ("mAP50", "exported_mAP50") if name in self._metrics
-        }
+        measured = {name: value for name, value in self._metrics.items() if name.endswith("mAP50")}
         row = {
             "model": f"{self._row['run']}/{path.name}",
             "run": self._row["run"],

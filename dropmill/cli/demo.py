@@ -1,0 +1,104 @@
+"""``dropmill demo``: the whole way, from a drop to an engine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dropmill.demo import Demo, cpu_count, dataset_name, make_room, run_demo
+from dropmill.report import make_report, print_report
+from storage.errors import ConfigError
+
+
+@click.command("demo")
+@click.argument("data", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out",
+    default="demo-out",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where everything goes; an earlier demo there is removed.",
+)
+@click.option(
+    "--images", default=200, show_default=True, type=click.IntRange(20), help="Scenes, without DATA."
+)
+@click.option(
+    "--epochs", default=None, type=click.IntRange(1), help="Training epochs (else as measured to fit)."
+)
+def command(data: Path | None, *, out: Path, images: int, epochs: int | None) -> None:
+    """Drop a set into a watched folder and see what becomes of it: tables, findings, a detector, an engine.
+
+    Without DATA aerial scenes are rendered, with defects planted in them. With DATA (a folder of images and
+    labels) the same is done on a copy of it.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    began = time.monotonic()
+
+    def tell(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {text}", highlight=False)
+
+    out = out.resolve()
+    if data is not None and (out == data.resolve() or data.resolve().is_relative_to(out)):
+        raise ConfigError(f"--out {out} would remove {data}")
+    make_room(out)
+    if data is None:
+        source, dataset = out / "source" / "aircraft", "aircraft"
+    else:
+        source, dataset = data.resolve(), dataset_name(data)
+    demo = Demo(out=out, source=source, dataset=dataset, train=_training(epochs))
+    if data is None:
+        with demo.stage("render scenes"):
+            _render(source, images, tell)
+    lake = run_demo(demo, tell)
+    report = make_report(lake)
+    console.print()
+    print_report(report, console)
+    if data is None:
+        _compare_defects(source, console)
+    table = Table(title="seconds of the demo", title_justify="left", header_style="bold")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for name, seconds in demo.stages.items():
+        table.add_row(name, f"{seconds:.1f}")
+    table.add_row("all", f"{time.monotonic() - began:.1f}")
+    console.print(table)
+    for name, place in (
+        ("bucket", demo.bucket),
+        ("lake", demo.lake_folder),
+        ("configuration", demo.config),
+        ("service log", demo.log),
+    ):
+        console.print(f"{name}: {place}", highlight=False, soft_wrap=True)
+    console.print(
+        f"again at any time: dropmill status --lake {demo.lake_folder}", highlight=False, soft_wrap=True
+    )
+
+
+def _training(epochs: int | None) -> dict[str, object]:
+    return {
+        "model": "detectnet_v2",
+        "epochs": epochs or 40,
+        "batch_size": 8,
+        "input_width": 320,
+        "input_height": 240,
+    }
+
+
+def _render(folder: Path, images: int, tell: object) -> None:
+    from transforms.scenes import SceneConfig, write_scenes
+
+    assert callable(tell)
+    tell(f"rendering {images} scenes into {folder}")
+    manifest = write_scenes(SceneConfig(images=images, seed=7), folder, format="voc", workers=cpu_count())
+    tell(f"{manifest.images} images, {manifest.labels} boxes, planted: {json.dumps(dict(manifest.defects))}")
+
+
+def _compare_defects(folder: Path, console: Console) -> None:
+    listing = folder.with_name(folder.name + "-planted-defects.json")
+    console.print(f"planted defects: {listing}", highlight=False, soft_wrap=True)
