@@ -83,7 +83,9 @@ class Jobs:
             tail = self._client.get_job_logs(run).strip().splitlines()[-_LOG_LINES:]
         except RuntimeError as error:
             return str(error)
-        return "\n".join([said, *tail]).strip()
+        # Our own commands end with one line that says it; anything else is given as it came.
+        ours = [line for line in tail if line.startswith("dropmill: ")]
+        return ours[-1].removeprefix("dropmill: ") if ours else "\n".join([said, *tail]).strip()
 
     def log(self, run: str) -> str:
         """All that a job wrote."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ from transforms.images import inspect_image, is_image
 from transforms.normalise import dataset_path
 
 _HEAD_BYTES = 64
+
+# Pictures that are labels of other pictures, under their names: VOC's, Penn-Fudan's, Cityscapes' and the
+# like.
+_MASK_FOLDER = re.compile(
+    r"(^|/)(Segmentation(Class|Object)\w*|PedMasks|(gt|instance|semantic)?_?masks?)/", re.IGNORECASE
+)
 _TRIES = 3
 
 
@@ -109,6 +116,8 @@ def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -
     path = dataset_path(event.key, prefix)
     with store.open(event.key) as file:
         head = file.read(_HEAD_BYTES)
+        if is_image(head) and _MASK_FOLDER.search(path):
+            return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
         if is_image(head) or (not head and _looks_like_image(path)):
             return _read_image(store, event, file, path, dataset, limits)
         if event.size_bytes > limits.max_label_bytes:

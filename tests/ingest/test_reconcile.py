@@ -224,6 +224,19 @@ def test_two_label_trees_for_one_image_are_not_mixed(new_mill: NewMill) -> None:
         assert expected in str(finding["observed"])
 
 
+def test_mask_pictures_are_no_images(mill: Mill) -> None:
+    mill.image("d/JPEGImages/a.png")
+    mill.write("d/Annotations/a.xml", VOC.format(name="a", category="cat"))
+    mill.image("d/SegmentationObject/a.png")
+    mill.image("d/SegmentationClass/a.png")
+    mill.ingest()
+    assert mill.rows("SELECT sample FROM images") == [{"sample": "JPEGImages/a"}]
+    assert mill.rows("SELECT count(*) AS n FROM annotations") == [{"n": 1}]
+    assert mill.rows("SELECT DISTINCT kind, format FROM objects WHERE key LIKE '%Segm%'") == [
+        {"kind": "other", "format": "mask"}
+    ]
+
+
 def test_the_same_name_in_two_folders_is_two_samples(mill: Mill) -> None:
     for cam in ("cam1", "cam2"):
         mill.image(f"d/{cam}/images/0.png")
