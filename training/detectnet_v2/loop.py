@@ -37,11 +37,11 @@ from training.detectnet_v2.cost import (
 )
 from training.detectnet_v2.dataset import DetectionDataset, EpochOrder, collate
 from training.detectnet_v2.infer import scale_inputs
-from training.detectnet_v2.model import DetectNetV2, build_model, freeze, parameter_counts
+from training.detectnet_v2.model import DetectNetV2, build_model, freeze, parameter_counts, warm_averages
 from training.detectnet_v2.precision import Precision, autocast, choose_precision, cost_scaler
 from training.detectnet_v2.pretrained import load_pretrained
 from training.detectnet_v2.schedule import learning_rate
-from training.detectnet_v2.spec import TrainSpec, spec_text
+from training.detectnet_v2.spec import TrainSpec
 from training.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -194,6 +194,7 @@ class _Run:
             rate = learning_rate(progress, config.learning_rate.soft_start_annealing_schedule)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
+            warm_averages(self.model)
             costs, cost = self._step(pixels, target)
             epoch_costs += costs
             total += cost
@@ -298,7 +299,7 @@ class _Run:
         path = found[-1]
         checkpoint = load_checkpoint(path)
         state = checkpoint.training
-        if spec_text(checkpoint.spec) != spec_text(self._spec):
+        if checkpoint.spec != self._spec:
             raise TrainingError(f"{path}: trained with another spec; use another results folder or no resume")
         if state.get("fingerprint") != self._fingerprint:
             raise TrainingError(

@@ -27,7 +27,7 @@ _DEPTHS = {
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _STAGE_STRIDES = (2, 2, 2, 1)
 _BN_EPSILON = 1e-3
-_BN_MOMENTUM = 0.01  # the share of the new value; TAO says 0.99 for that of the old one
+BN_MOMENTUM = 0.01  # the share of the new value; TAO says 0.99 for that of the old one
 
 
 class ResNet(nn.Module):
@@ -148,7 +148,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv
 
 
 def _normalisation(width: int, *, use: bool) -> nn.Module:
-    return nn.BatchNorm2d(width, eps=_BN_EPSILON, momentum=_BN_MOMENTUM) if use else nn.Identity()
+    return nn.BatchNorm2d(width, eps=_BN_EPSILON, momentum=BN_MOMENTUM) if use else nn.Identity()
 
 
 def _letters(index: int) -> str:

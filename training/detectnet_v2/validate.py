@@ -33,21 +33,19 @@ _MODES: dict[AveragePrecisionMode, Mode] = {
 
 @dataclass
 class Outputs:
-    """What a network said about samples: detections and truth by sample id, and summed component costs ``[K,
-    2]``.
+    """What a network said about samples: detections and truth by sample id; ``costs [K, 2]`` summed over
+    images.
     """
 
     detections: dict[str, Detections] = field(default_factory=dict)
     truth: dict[str, Truth] = field(default_factory=dict)
     costs: Tensor | float = 0.0
-    batches: int = 0
 
     def merge(self, other: Outputs) -> None:
         """Add what another process did."""
         self.detections |= other.detections
         self.truth |= other.truth
         self.costs = self.costs + other.costs
-        self.batches += other.batches
 
 
 def run(
@@ -79,8 +77,7 @@ def run(
         chosen = [samples[index] for index in indices]
         sizes = [(sample.width, sample.height) for sample in chosen]
         found = outputs_to_detections(model, cov, bbox, sizes, configs, config)
-        outputs.costs = outputs.costs + costs.cpu()
-        outputs.batches += 1
+        outputs.costs = outputs.costs + costs.cpu() * len(chosen)
         for sample, detections in zip(chosen, found, strict=True):
             outputs.detections[sample.id] = detections
             outputs.truth[sample.id] = truth_of(sample, spec)
@@ -107,7 +104,7 @@ def metrics_of(outputs: Outputs, spec: TrainSpec, weights: ObjectiveWeights) -> 
         if score.average_precision is not None:
             metrics[f"val_ap50/{name}"] = score.average_precision
     if isinstance(outputs.costs, Tensor):
-        metrics["val_cost"] = float(weights.total(outputs.costs / outputs.batches))
+        metrics["val_cost"] = float(weights.total(outputs.costs / len(outputs.truth)))
     return metrics
 
 

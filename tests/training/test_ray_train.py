@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.errors import ConfigError
+from training.detectnet_v2.checkpoint import load_model
+from training.detectnet_v2.spec import TrainSpec, default_spec
+from training.ray_train import train_with_ray
+from training.samples import Sample
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.train")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(6):
+        pixels = random.integers(0, 60, (64, 64, 3), np.uint8)
+        pixels[16:48, 8:40] = 220
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        made.append(
+            Sample(
+                id=str(number), uri=str(tmp_path / f"{number}.png"), width=64, height=64, split=None,
+                boxes=np.array([[8.0, 16, 40, 48]]), categories=("block",), ignore=np.zeros(1, bool),
+            )
+        )  # fmt: skip
+    return made
+
+
+def spec_for(epochs: int) -> TrainSpec:
+    return default_spec(["block"], 64, 64, epochs=epochs, batch_size=2, num_layers=10)
+
+
+def test_two_workers_train_and_leave_metrics_and_weights(
+    local_ray: None, samples: list[Sample], tmp_path: Path
+) -> None:
+    result = train_with_ray(
+        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
+    )
+    assert result.metrics["epoch"] == 2
+    assert 0 <= result.metrics["val_map50"] <= 1
+    model, spec = load_model(result.checkpoint_dir / "model.pt")
+    assert model.classes == ("block",)
+    assert spec == spec_for(2)
+    assert (result.checkpoint_dir / "best.pt").is_file()
+
+
+def test_an_error_in_a_worker_comes_back_as_ours(
+    local_ray: None, samples: list[Sample], tmp_path: Path
+) -> None:
+    spec = spec_for(1)
+    broken = replace(spec, model_config=replace(spec.model_config, arch="vgg"))
+    with pytest.raises(ConfigError, match='arch is "vgg"'):
+        train_with_ray(broken, samples, [], tmp_path / "runs", name="broken", max_failures=0)
