@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from quality.rules import CORNERS, FINITE, RULES, VALID_AFTER_CORRECTION, Rule
+from quality.measures import measure
+from quality.rules import CORNERS, FINITE, RULES, SOUND, VALID_AFTER_CORRECTION, Rule
 
 _WHO = ("dataset", "sample", "stem", "source", "instance", "line", "category")
+_ROW = "__row"
 
 
 @dataclass(frozen=True)
@@ -22,30 +24,46 @@ class Checked:
     findings: pl.DataFrame
 
 
-def check_boxes(boxes: pl.DataFrame, *, correct: bool, rules: Sequence[Rule] = RULES) -> Checked:
+def check_boxes(
+    boxes: pl.DataFrame,
+    *,
+    correct: bool,
+    rules: Sequence[Rule] = RULES,
+    categories: Collection[str] | None = None,
+) -> Checked:
     """Check boxes (columns as in :mod:`quality.rules`, and who they are) against ``rules``.
 
     With ``correct`` the corrections are made, and boxes that no correction can save are dropped; without it
-    every box stays as delivered, and findings have no correction.
+    every box stays as delivered, and findings have no correction. What the rules look at beyond corners is
+    measured where ``boxes`` lacks it, and left out again; ``categories`` is the data set's list of classes.
     """
-    row = "__row"
-    delivered = boxes.with_row_index(row)
-    flags = delivered.select(row, *(rule.broken.fill_null(value=False).alias(rule.name) for rule in rules))
-    broken = flags.filter(pl.any_horizontal(rule.name for rule in rules))
-    mended = _correct(delivered, rules) if correct else delivered
-    valid = mended.select(row, VALID_AFTER_CORRECTION.fill_null(value=False).alias("__valid"))
-
-    parts = [_findings(rule, delivered, mended, broken, valid, correct=correct) for rule in rules]
-    findings = pl.concat(parts, how="vertical")
-
-    changed = pl.any_horizontal(~mended[name].eq_missing(delivered[name]) for name in CORNERS)
-    before = pl.struct(delivered[name] for name in CORNERS).struct.json_encode()
-    kept = mended.with_columns(changed.alias("corrected")).with_columns(
-        pl.when("corrected").then(before).otherwise(None).alias("changes")
+    flagged = flag_boxes(boxes, rules, categories=categories)
+    mended = _correct(flagged, rules) if correct else flagged
+    changed = pl.any_horizontal(~pl.col(name).eq_missing(pl.col(f"__{name}")) for name in CORNERS)
+    mended = mended.with_columns(flagged[name].alias(f"__{name}") for name in CORNERS).with_columns(
+        changed.alias("__changed"), VALID_AFTER_CORRECTION.fill_null(value=False).alias("__valid")
     )
-    if correct:
-        kept = kept.filter(valid["__valid"])
-    return Checked(kept.drop(row), findings)
+    findings = pl.concat(
+        [_findings(rule, flagged, mended, correct=correct) for rule in rules], how="vertical"
+    )
+    return Checked(_kept(boxes, mended, correct=correct), findings)
+
+
+def flag_boxes(
+    boxes: pl.DataFrame, rules: Sequence[Rule] = RULES, *, categories: Collection[str] | None = None
+) -> pl.DataFrame:
+    """The boxes that break a rule, with ``__row``, what was measured, and one boolean column per rule."""
+    measured = measure(boxes, {name for rule in rules for name in rule.measures}, categories=categories)
+    suspect = ~SOUND
+    for rule in rules:
+        if not any(rule is strict for strict in RULES):
+            suspect |= rule.broken.fill_null(value=False)
+    # One cheap look clears nearly all boxes, so that the rules themselves see only the rest.
+    rows = measured.select(suspect.arg_true()).to_series()
+    rest = measured[rows].with_columns(rows.cast(pl.UInt32).alias(_ROW))
+    return rest.with_columns(rule.broken.fill_null(value=False).alias(rule.name) for rule in rules).filter(
+        pl.any_horizontal(rule.name for rule in rules)
+    )
 
 
 def _correct(boxes: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
@@ -58,36 +76,47 @@ def _correct(boxes: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
     return boxes
 
 
-def _findings(
-    rule: Rule,
-    delivered: pl.DataFrame,
-    mended: pl.DataFrame,
-    broken: pl.DataFrame,
-    valid: pl.DataFrame,
-    *,
-    correct: bool,
-) -> pl.DataFrame:
+def _kept(boxes: pl.DataFrame, mended: pl.DataFrame, *, correct: bool) -> pl.DataFrame:
+    """All boxes with what was changed in them, less those that are lost."""
+    kept = boxes.with_columns(
+        pl.lit(value=False).alias("corrected"), pl.lit(None, pl.String).alias("changes")
+    )
+    new = mended.filter("__changed")
+    if new.height:
+        before = pl.struct(pl.col(f"__{name}").alias(name) for name in CORNERS).struct.json_encode()
+        said = new.select(before).to_series()
+        values = {**{name: new[name] for name in CORNERS}, "corrected": new["__changed"], "changes": said}
+        rows = new[_ROW]
+        kept = kept.with_columns(kept[name].clone().scatter(rows, value) for name, value in values.items())
+    if not correct:
+        return kept
+    lost = mended.filter(~pl.col("__valid"))[_ROW]
+    if lost.is_empty():
+        return kept
+    stays = pl.repeat(value=True, n=boxes.height, eager=True).scatter(lost, values=False)
+    return kept.filter(stays)
+
+
+def _findings(rule: Rule, flagged: pl.DataFrame, mended: pl.DataFrame, *, correct: bool) -> pl.DataFrame:
     """The findings of one rule, in the order of the boxes."""
-    hit = broken.filter(pl.col(rule.name)).select("__row")
-    rows = hit.join(delivered, on="__row", how="left", maintain_order="left")
-    seen = pl.format("{} in {}x{}", _corners(), "width", "height")
+    hit = flagged[rule.name]
+    rows, after = flagged.filter(hit), mended.filter(hit)
+    # The size of an image that is not there is not known.
+    seen = pl.coalesce(pl.format("{} in {}x{}", _corners(), "width", "height"), _corners())
     done = pl.lit(None, pl.String)
-    if correct:
-        after = mended.select("__row", _corners().alias("__after"))
-        rows = rows.join(after, on="__row", how="left", maintain_order="left").join(
-            valid, on="__row", how="left", maintain_order="left"
-        )
+    if correct and rule.severity == "error":
         done = (
             pl.when("__valid")
             .then(pl.format("{} to {}", pl.lit(rule.word), "__after"))
             .otherwise(pl.lit("dropped"))
         )
+    rows = rows.with_columns(after["__valid"], after.select(_corners().alias("__after")).to_series())
     return rows.select(
         "dataset",
         pl.lit(rule.name).alias("rule"),
         pl.lit(rule.severity).alias("severity"),
         *(name for name in _WHO if name != "dataset"),
-        seen.alias("observed"),
+        (seen if rule.observed is None else rule.observed).cast(pl.String).alias("observed"),
         done.alias("correction"),
     )
 

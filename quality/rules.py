@@ -4,6 +4,9 @@ All expressions speak of a frame with ``xmin, ymin, xmax, ymax`` (float64, absol
 height`` of the image as it is shown. Conditions look at the box as delivered, so that one box can break
 several rules. Corrections are run for every format in the order of :data:`RULES`: what is no number goes,
 then corners are swapped, then clipped, then what has no area left goes. After that no box is invalid.
+
+:data:`ADVISORY_RULES` warn of boxes that are sound but doubtful. They change nothing, and look at measured
+columns as well (:mod:`quality.measures`), which :func:`quality.check.check_boxes` adds where they are absent.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
+
+from quality.limits import Limits
 
 Severity = Literal["info", "warning", "error"]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -37,6 +42,10 @@ class Rule:
     """Columns of a sound box from those of the present one; must leave a sound box as it is."""
     word: str = "dropped"
     """What is said to have been done where the correction changed the box."""
+    measures: tuple[str, ...] = ()
+    """Columns that it looks at beyond corners and image size, see :data:`quality.measures.MEASURES`."""
+    observed: pl.Expr | None = None
+    """What is said to have been seen, where the corners alone do not say it."""
 
 
 MISSING_BOX = Rule(
@@ -101,6 +110,116 @@ RULES: tuple[Rule, ...] = (
     ZERO_AREA,
 )
 
+SOUND = (
+    (_x1 >= 0)
+    & (_y1 >= 0)
+    & (_x2 > _x1)
+    & (_y2 > _y1)
+    & (_x2 <= _width)
+    & (_y2 <= _height)
+    & (_x2 < float("inf"))
+    & (_y2 < float("inf"))
+).fill_null(value=False)
+"""True only where a box breaks none of :data:`RULES`: one cheap look that clears nearly all boxes. Where the
+image's size is not known it is false, and the rules themselves decide.
+"""
+
+
+def advisory_rules(limits: Limits | None = None) -> tuple[Rule, ...]:
+    """The warnings of boxes, with ``limits``. Ignored regions (``ignore``) are no objects and pass."""
+    limit = limits or Limits()
+    counts = FINITE & ~pl.col("ignore").fill_null(value=False)
+    wide, high = _x2 - _x1, _y2 - _y1
+    aspect = pl.max_horizontal(wide / high, high / wide)
+    beyond = pl.max_horizontal(
+        _x1 - pl.col("mask_xmin"),
+        _y1 - pl.col("mask_ymin"),
+        pl.col("mask_xmax") - _x2,
+        pl.col("mask_ymax") - _y2,
+    )
+    mask_box = ("mask_xmin", "mask_ymin", "mask_xmax", "mask_ymax")
+    return (
+        Rule(
+            name="too_small",
+            severity="warning",
+            documentation=f"Width or height is below {limit.min_side_px:g} px: too little to learn from.",
+            broken=counts & (wide > 0) & (high > 0) & (pl.min_horizontal(wide, high) < limit.min_side_px),
+            measures=("ignore",),
+        ),
+        Rule(
+            name="extreme_aspect",
+            severity="warning",
+            documentation=f"One side is more than {limit.max_aspect:g} times the other.",
+            broken=counts & (wide > 0) & (high > 0) & (aspect > limit.max_aspect),
+            measures=("ignore",),
+        ),
+        Rule(
+            name="duplicate_box",
+            severity="warning",
+            documentation=(
+                f"An earlier box of the same class in the same image has an IoU of {limit.duplicate_iou:g} "
+                "or more with it: one object was labelled twice."
+            ),
+            broken=pl.col("twin_iou") >= limit.duplicate_iou,
+            measures=("twin", "twin_iou"),
+            observed=pl.format("IoU {} with instance {}", pl.col("twin_iou").round(4), "twin"),
+        ),
+        Rule(
+            name="unlisted_category",
+            severity="warning",
+            documentation="The class is not in the data set's list of classes.",
+            broken=~pl.col("listed"),
+            measures=("listed",),
+            observed=pl.format("class {}", "category"),
+        ),
+        Rule(
+            name="malformed_mask",
+            severity="warning",
+            documentation=(
+                "The segmentation is neither polygons of three points or more nor a run-length code that "
+                "fits its size."
+            ),
+            broken=pl.col("mask_kind") == "malformed",
+            measures=("mask_kind",),
+            observed=pl.col("segmentation").str.slice(0, 80),
+        ),
+        Rule(
+            name="mask_outside_box",
+            severity="warning",
+            documentation=f"The mask leaves its box by more than {limit.mask_outside_px:g} px.",
+            broken=counts & (beyond > limit.mask_outside_px),
+            measures=("ignore", *mask_box),
+            observed=pl.format(
+                "mask {} px outside {}",
+                beyond.round(2),
+                pl.concat_str([pl.col(name).round(2).cast(pl.String) for name in CORNERS], separator=","),
+            ),
+        ),
+        Rule(
+            name="self_intersecting_polygon",
+            severity="warning",
+            documentation="Two edges of a polygon cross: what is inside is not defined.",
+            broken=pl.col("mask_crosses"),
+            measures=("mask_crosses",),
+            observed=pl.format("{} polygons cross themselves", "mask_crossings"),
+        ),
+        Rule(
+            name="crowd_misuse",
+            severity="warning",
+            documentation=(
+                "iscrowd is set on an instance with polygons: COCO's crowds are run-length masks, and a "
+                "polygon outlines one object, which the flag takes out of training and evaluation."
+            ),
+            broken=pl.col("iscrowd").fill_null(value=False) & (pl.col("mask_kind") == "polygon"),
+            measures=("iscrowd", "mask_kind"),
+            observed=pl.lit("iscrowd with a polygon"),
+        ),
+    )
+
+
+ADVISORY_RULES: tuple[Rule, ...] = advisory_rules()
+"""The warnings with the limits of :class:`quality.limits.Limits` as they come."""
+
 FILE_RULES: Mapping[str, tuple[Severity, str]] = {
     "unreadable_file": ("error", "The object could not be read; it is quarantined with the reason."),
     "unknown_image": ("warning", "A label names an image that is not there (yet): the label waits for it."),
@@ -114,7 +233,20 @@ FILE_RULES: Mapping[str, tuple[Severity, str]] = {
         "warning",
         "An image is in more than one of train, val and test: it counts as the first.",
     ),
+    "image_without_label": ("info", "No label file speaks of the image, not even to say that it is empty."),
+    "declared_size": ("warning", "The label file declares another size than the image has."),
+    "swapped_size": (
+        "warning",
+        "Declared are the image's width and height swapped: the boxes were drawn before EXIF turned it.",
+    ),
+    "uniform_image": ("warning", "The image has nearly one colour: a cap, a failed camera, an empty file."),
+    "near_duplicate_image": ("info", "Two images of one split show the same."),
+    "leaked_image": (
+        "warning",
+        "Images of different splits show the same: what is measured on one was learnt on the other.",
+    ),
+    "class_drift": ("warning", "The class mix differs from the drops before, or between two splits."),
 }
-"""Rules about files rather than boxes: severity and documentation."""
+"""Rules about files and sets rather than boxes: severity and documentation."""
 
 VALID_AFTER_CORRECTION = ~_missing & FINITE & (_x2 > _x1) & (_y2 > _y1)
