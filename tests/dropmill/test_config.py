@@ -1,0 +1,91 @@
+"""``dropmill.yaml``: what it says, and what is said where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dropmill.config import Config, load_config
+from storage.errors import ConfigError, UnknownKeyError
+
+GOOD = """\
+bucket: drops
+lake: lake
+ingest:
+  batch_objects: 10
+pipelines:
+  - name: detector
+    when: {gate: pass, new_labelled_images: 5}
+    train:
+      spec: specs/train.txt
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "dropmill.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.bucket == str(tmp_path / "drops")
+    assert config.pipelines[0].train.spec == tmp_path / "specs" / "train.txt"
+    (trigger,) = config.triggers()
+    assert (trigger.step, trigger.new_labelled_images) == ("model detectnet_v2 train", 5)
+    assert load_config(write(tmp_path, "bucket: s3://b/x\nlake: s3://l\n")).bucket == "s3://b/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (GOOD.replace("batch_objects", "batch_object"), 4, "did you mean 'ingest.batch_objects'"),
+        (GOOD.replace("    train:", "    trian:"), 8, "did you mean 'pipelines.0.train'"),
+        (GOOD.replace("gate: pass", "gate: maybe"), 7, "'pass' or 'warn'"),
+        (GOOD.replace("batch_objects: 10", "batch_objects: many"), 4, "integer"),
+        (GOOD.replace("bucket: drops\n", ""), 1, "bucket"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert f"line {line}" in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- 1\n", "bucket: [\n", "a: &a [*a]\n", "\x00", "bucket: !!python/name:os\n"]
+)
+def test_what_is_no_configuration_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"dropmill\.yaml"):
+        load_config(write(tmp_path, text))
+
+
+def test_a_lake_inside_the_bucket_is_refused(tmp_path: Path) -> None:
+    for bucket, lake in (("a", "a/lake"), ("a/b", "a"), ("a", "a")):
+        with pytest.raises(ConfigError, match="inside each other"):
+            load_config(write(tmp_path, f"bucket: {bucket}\nlake: {lake}\n"))
+
+
+def test_an_absent_file_and_an_unknown_key_are_errors_of_their_kind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(UnknownKeyError):
+        load_config(write(tmp_path, "bucket: a\nlake: b\nlakes: c\n"))
+
+
+def test_every_setting_is_documented() -> None:
+    def undocumented(model: type, prefix: str = "") -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            inner = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            nested = [a for a in inner if hasattr(a, "model_fields")]
+            for child in nested:
+                found += undocumented(child, f"{prefix}{name}.")
+            if not nested and not field.description and name not in {"name", "seed", "epochs", "batch_size"}:
+                found.append(prefix + name)
+        return found
+
+    allowed = {"quality.gate.", "pipelines.train.model", "pipelines.train.input_"}
+    assert [name for name in undocumented(Config) if not name.startswith(tuple(allowed))] == []
