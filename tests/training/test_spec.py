@@ -17,6 +17,7 @@ from training.detectnet_v2.spec import (
     parse_spec,
     spec_text,
 )
+from training.detectnet_v2.spec_jobs import BackendDataType, load_dataset_convert_spec, load_inference_spec
 
 CLASSES = 'cost_function_config { target_classes { name: "car" } }\n'
 
@@ -137,3 +138,34 @@ def test_mixed_precision_is_asked_for_by_either_of_the_two_keys() -> None:
         ).model_config,
     ).amp
     assert default_spec(["car"], 64, 64, amp=True).amp
+
+
+def sibling(shared_data: Path, name: str) -> Path:
+    path = shared_data.parent / "specs" / name
+    if not path.is_file():
+        pytest.skip(f"no spec file of the documentation: {path}")
+    return path
+
+
+def test_the_documentations_inference_spec_loads_unmodified(shared_data: Path) -> None:
+    spec = load_inference_spec(sibling(shared_data, "detectnet_v2_inference.prototxt"))
+    assert spec.inferencer_config.target_classes == ("car", "cyclist", "pedestrian")
+    assert spec.inferencer_config.tensorrt_config is not None
+    assert spec.inferencer_config.tensorrt_config.backend_data_type is BackendDataType.INT8
+    assert spec.inferencer_config.tensorrt_config.calibrator_config is not None
+    assert spec.inferencer_config.tensorrt_config.calibrator_config.batch_size == 16
+    assert spec.bbox_handler_config.handler("car").output_map == "car"
+    assert spec.bbox_handler_config.handler("cyclist").bbox_color.R == 255
+
+
+def test_the_documentations_convert_spec_loads_unmodified(shared_data: Path) -> None:
+    spec = load_dataset_convert_spec(sibling(shared_data, "detectnet_v2_dataset_convert.prototxt"))
+    assert spec.kitti_config is not None
+    assert spec.kitti_config.image_extension == ".jpg"
+    assert spec.kitti_config.val_split == 20
+
+
+def test_a_convert_spec_needs_one_source(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text('image_directory_path: "x"')
+    with pytest.raises(ConfigError, match="expected one of them"):
+        load_dataset_convert_spec(tmp_path / "s")
