@@ -119,7 +119,7 @@ LABELS = pa.schema(
         pa.field("category_id", pa.int64()),
         pa.field("category", pa.string()),  # null where the file only gives a number
         pa.field("bbox", pa.list_(pa.float64())),  # four numbers as delivered, null where there are none
-        pa.field("bbox_mode", pa.string()),  # xyxy, xywh (pixels), cxcywh_norm (parts of the image)
+        pa.field("bbox_mode", pa.string()),  # xyxy, xywh (pixels), cxcywh_norm, xyxy_norm (parts)
         pa.field("truncation", pa.float64()),
         pa.field("occlusion", pa.int32()),
         pa.field("iscrowd", pa.bool_()),

@@ -246,8 +246,16 @@ def _corners(boxes: pl.DataFrame) -> pl.DataFrame:
     a, b, c, d = (pl.col("bbox").list.get(i, null_on_oob=True) for i in range(4))
     mode, width, height = pl.col("bbox_mode"), pl.col("width"), pl.col("height")
 
-    def pick(xyxy: pl.Expr, xywh: pl.Expr, parts: pl.Expr) -> pl.Expr:
-        return pl.when(mode == "xyxy").then(xyxy).when(mode == "xywh").then(xywh).otherwise(parts)
+    def pick(xyxy: pl.Expr, xywh: pl.Expr, centre: pl.Expr, size: pl.Expr) -> pl.Expr:
+        return (
+            pl.when(mode == "xyxy")
+            .then(xyxy)
+            .when(mode == "xywh")
+            .then(xywh)
+            .when(mode == "xyxy_norm")
+            .then(on_border(xyxy * size, size))
+            .otherwise(on_border(centre * size, size))
+        )
 
     def on_border(value: pl.Expr, size: pl.Expr) -> pl.Expr:
         near_zero = value.abs() <= _ROUNDING * size
@@ -255,10 +263,10 @@ def _corners(boxes: pl.DataFrame) -> pl.DataFrame:
         return pl.when(near_zero).then(0.0).when(near_end).then(size.cast(pl.Float64)).otherwise(value)
 
     return boxes.with_columns(
-        pick(a, a, on_border((a - c / 2) * width, width)).alias("xmin"),
-        pick(b, b, on_border((b - d / 2) * height, height)).alias("ymin"),
-        pick(c, a + c, on_border((a + c / 2) * width, width)).alias("xmax"),
-        pick(d, b + d, on_border((b + d / 2) * height, height)).alias("ymax"),
+        pick(a, a, a - c / 2, width).alias("xmin"),
+        pick(b, b, b - d / 2, height).alias("ymin"),
+        pick(c, a + c, a + c / 2, width).alias("xmax"),
+        pick(d, b + d, b + d / 2, height).alias("ymax"),
     )
 
 

@@ -13,14 +13,24 @@ from transforms.delivery import DELIVERED_MENTIONS, Delivery, stem_of, table, wi
 from transforms.formats.classes import is_class_list_name, read_data_yaml, read_names
 from transforms.formats.coco import EXPECTED as EXPECTED_COCO
 from transforms.formats.coco import read_coco
+from transforms.formats.cvat import cvat_of
 from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
-from transforms.formats.json_text import utf8
+from transforms.formats.json_text import keys_of, utf8
 from transforms.formats.kitti import EXPECTED as EXPECTED_KITTI
 from transforms.formats.kitti import fits_kitti, read_kitti
+from transforms.formats.labelme import is_labelme, read_labelme
 from transforms.formats.markup import read_xml
+from transforms.formats.odvg import is_odvg, read_label_map, read_odvg
+from transforms.formats.open_images import (
+    is_class_descriptions,
+    is_open_images,
+    read_class_descriptions,
+    read_open_images,
+)
 from transforms.formats.refs import is_image_name
 from transforms.formats.splits import is_image_list, is_image_set, read_image_list, read_image_set, split_of
 from transforms.formats.text import Line, is_number, lines_of, quote, text_of
+from transforms.formats.tf_detection import read_pbtxt, read_tfrecord
 from transforms.formats.voc import voc_of
 from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
 from transforms.formats.yolo import fits_yolo, read_yolo
@@ -31,11 +41,12 @@ _PLAIN_ENDINGS = {
     ".7z", ".avi", ".bat", ".bib", ".bin", ".c", ".cc", ".cfg", ".conf", ".cpp", ".css", ".cu", ".db",
     ".diff", ".docx", ".gitattributes", ".gitignore", ".go", ".gz", ".h", ".h5", ".htm", ".html",
     ".ini", ".ipynb", ".java", ".js", ".ldjson", ".lock", ".log", ".m", ".mat", ".md", ".meta", ".mkv",
-    ".mov", ".mp4", ".npy", ".npz", ".onnx", ".parquet", ".pbtxt", ".pcd", ".pdf", ".pkl", ".prototxt",
+    ".mov", ".mp4", ".npy", ".npz", ".onnx", ".parquet", ".pcd", ".pdf", ".pkl", ".prototxt",
     ".pt", ".pth", ".py", ".r", ".rst", ".rtf", ".sh", ".sql", ".svg", ".tar", ".tex", ".toml", ".ts",
     ".xlsx", ".zip",
 }
 # fmt: on
+_RECORD_ENDINGS = {".tfrecord", ".tfrecords", ".record"}
 _PROSE_NAME = re.compile(
     r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*",
     re.IGNORECASE,
@@ -70,8 +81,10 @@ def read_label(data: bytes, path: str) -> Delivery:
         raise UnreadableError(
             path, f"no image: it begins with {data[:8]!r}", expected="the image that its name says"
         )
-    if ending in {".tfrecord", ".tfrecords", ".record"} or is_tfrecord(data):
-        raise _not_read(path, "TFRecord")
+    if ending in _RECORD_ENDINGS or is_tfrecord(data):
+        return read_tfrecord(data, path)
+    if ending == ".pbtxt":
+        return _read_pbtxt(data, path)
     if ending in _PLAIN_ENDINGS:
         return OTHER
     if ending in _LABEL_ENDINGS:
@@ -81,9 +94,7 @@ def read_label(data: bytes, path: str) -> Delivery:
     if ending in {".yaml", ".yml"}:
         return read_data_yaml(data, path) or OTHER
     if ending in {".csv", ".tsv"}:
-        if form := foreign_csv(data[:_LOOK_AT_BYTES].decode(errors="replace").split("\n", 1)[0]):
-            raise _not_read(path, form)
-        return OTHER
+        return _read_csv(data, path)
     try:
         return _read(data, path, name, ending)
     except UnreadableError:
@@ -98,8 +109,28 @@ def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
         root = read_xml(data, path)
         if form := foreign_xml(root):
             raise _not_read(path, form, line=root.line)
+        if root.tag == "annotations":
+            return cvat_of(root, path)
         return voc_of(root, path)
     return _read_text(data, path, name)
+
+
+def _read_csv(data: bytes, path: str) -> Delivery:
+    head = text_of(data, path)[:_LOOK_AT_BYTES].split("\n", 1)[0]
+    if is_open_images(head):
+        return read_open_images(data, path)
+    if is_class_descriptions(head):
+        return read_class_descriptions(data, path)
+    if form := foreign_csv(head):
+        raise _not_read(path, form)
+    return OTHER
+
+
+def _read_pbtxt(data: bytes, path: str) -> Delivery:
+    # Most of these files are networks, in any encoding: only what is a label map counts.
+    if b"item" not in data[:_LOOK_AT_BYTES]:
+        return OTHER
+    return read_pbtxt(data, path) or OTHER
 
 
 def _read_json(data: bytes, path: str) -> Delivery:
@@ -107,6 +138,12 @@ def _read_json(data: bytes, path: str) -> Delivery:
         return read_coco(data, path)
     except UnreadableError as error:
         json = utf8(data, path)
+        if is_odvg(json):
+            return read_odvg(json, path)
+        if is_labelme(keys_of(json)):
+            return read_labelme(json, path)
+        if (names := read_label_map(json, path)) is not None:
+            return names
         if form := foreign_json(json):
             raise _not_read(path, form) from error
         try:
@@ -182,9 +219,9 @@ def _blank(path: str, name: str, ending: str) -> Delivery:
 def _not_read(path: str, form: str, line: int | None = None) -> UnknownFormatError:
     return UnknownFormatError(
         path,
-        f"recognised as {form}, which is not read yet",
+        f"recognised as {form}, which is not read",
         line=line,
-        expected="KITTI, COCO, Pascal VOC or YOLO",
+        expected="KITTI, COCO, Pascal VOC, YOLO, ODVG, LabelMe, CVAT, Open Images or TFRecord",
     )
 
 

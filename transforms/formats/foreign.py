@@ -13,7 +13,8 @@ from transforms.formats.refs import is_image_name
 from transforms.formats.text import Line, is_number
 
 _CSV_HEADS = (
-    ({"imageid", "labelname"}, "Open Images CSV"),
+    ({"maskpath", "imageid", "labelname"}, "Open Images segmentation CSV"),
+    ({"imageid", "labelname"}, "Open Images image labels"),
     ({"image", "xmin", "ymin", "xmax", "ymax", "label"}, "VoTT CSV"),
     (
         {"filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"},
@@ -21,7 +22,6 @@ _CSV_HEADS = (
     ),
 )
 _JSON_KEYS = (
-    ({"shapes", "imagePath"}, "LabelMe JSON"),
     ({"assets", "tags"}, "VoTT JSON"),
     ({"asset", "regions"}, "VoTT JSON"),
     ({"_via_img_metadata"}, "VGG Image Annotator JSON"),
@@ -30,15 +30,11 @@ _JSON_KEYS = (
     ({"imgHeight", "imgWidth", "objects"}, "Cityscapes JSON"),
     ({"objects", "size", "tags"}, "Supervisely JSON"),
     ({"type", "features"}, "GeoJSON"),
-    ({"file_name", "detection"}, "ODVG JSON lines"),
-    ({"filename", "detection"}, "ODVG JSON lines"),
-    ({"file_name", "grounding"}, "ODVG JSON lines"),
     ({"image", "annotations"}, "CreateML JSON"),
     ({"data", "annotations"}, "Label Studio JSON"),
     ({"name", "labels"}, "BDD100K JSON"),
 )
 _XML_ROOTS = {
-    "annotations": "CVAT XML",
     "boost_serialization": "KITTI raw tracklets",
     "dataset": "dlib imglab XML",
 }

@@ -68,6 +68,14 @@ def extras(objects: Iterable[Raw], known: Iterable[str]) -> list[str]:
     return found
 
 
+def keys_of(json: bytes) -> set[str]:
+    """The keys of a JSON object; none where it is something else."""
+    try:
+        return set(_any_object.decode(json))
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return set()
+
+
 def compact(value: Raw) -> str:
     """JSON text without white space between its parts; numbers and strings keep their writing."""
     text = bytes(value)
