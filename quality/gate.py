@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from quality.balance import Balance
+from quality.drift import Drift
 
 
 class Verdict(StrEnum):
@@ -37,6 +39,26 @@ class Thresholds:
     """The same, above which the gate fails; None never fails."""
     fail_boxes_below: int = 1
     """Fewer boxes than this fail the gate."""
+    warn_entropy_below: float = 0.0
+    """Normalised entropy of the class mix (0 to 1; 1 is even) below which the gate warns; 0 never warns."""
+    fail_entropy_below: float = 0.0
+    """The same, below which the gate fails."""
+    warn_effective_number: float = 0.0
+    """Effective number of samples of the smallest class (Cui et al. 2019) below which the gate warns."""
+    warn_js_divergence: float = 0.1
+    """Jensen-Shannon divergence (0 to 1) between drops or splits, above which the gate warns."""
+    fail_js_divergence: float | None = None
+    """The same, above which the gate fails; None never fails."""
+    warn_psi: float = 0.25
+    """Population stability index between drops or splits, above which the gate warns."""
+    fail_psi: float | None = None
+    """The same, above which the gate fails; None never fails."""
+    warn_leaked_images: int = 0
+    """Images that more than one split shows, above which the gate warns."""
+    fail_leaked_images: int | None = None
+    """The same, above which the gate fails; None never fails."""
+    warn_doubtful_share: float = 0.05
+    """Share of delivered boxes with a warning, above which the gate warns."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,26 @@ class GateResult:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the gate judges a data set by."""
+
+    balance: Balance
+    delivered: int
+    """Boxes as delivered."""
+    invalid: int
+    """Boxes with an error."""
+    objects: int
+    quarantined: int
+    """Objects that could not be read."""
+    doubtful: int = 0
+    """Boxes with a warning."""
+    leaked: int = 0
+    """Images that show what an image of another split shows."""
+    drifts: Sequence[Drift] = ()
+    """Class mixes between drops and between splits."""
+
+
 def judge(
     *,
     balance: Balance,
@@ -54,32 +96,96 @@ def judge(
     invalid: int,
     objects: int,
     quarantined: int,
+    doubtful: int = 0,
+    leaked: int = 0,
+    drifts: Sequence[Drift] = (),
     thresholds: Thresholds | None = None,
 ) -> GateResult:
-    """Judge a data set by its counts: boxes delivered, boxes with an error, objects, objects quarantined."""
+    """Judge a data set by its :class:`Facts`; failures are named before warnings."""
+    facts = Facts(
+        balance=balance,
+        delivered=delivered,
+        invalid=invalid,
+        objects=objects,
+        quarantined=quarantined,
+        doubtful=doubtful,
+        leaked=leaked,
+        drifts=drifts,
+    )
+    reasons = _Reasons()
     limits = thresholds or Thresholds()
-    failures: list[str] = []
-    warnings: list[str] = []
-    if balance.boxes < limits.fail_boxes_below:
-        failures.append(f"{balance.boxes} boxes, fewer than {limits.fail_boxes_below}")
-    share = invalid / delivered if delivered else 0.0
+    _judge_boxes(facts, limits, reasons)
+    _judge_objects(facts, limits, reasons)
+    _judge_balance(facts.balance, limits, reasons)
+    _judge_drift(facts.drifts, limits, reasons)
+    verdict = Verdict.FAIL if reasons.failures else Verdict.WARN if reasons.warnings else Verdict.PASS
+    return GateResult(verdict, (*reasons.failures, *reasons.warnings))
+
+
+class _Reasons:
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.warnings: list[str] = []
+
+    def above(self, value: float, warn: float, fail: float | None, said: str, form: str = "g") -> None:
+        """Note ``said`` where ``value`` is above a limit."""
+        if fail is not None and value > fail:
+            self.failures.append(f"{said}, more than {fail:{form}}")
+        elif value > warn:
+            self.warnings.append(f"{said}, more than {warn:{form}}")
+
+
+def _judge_boxes(facts: Facts, limits: Thresholds, reasons: _Reasons) -> None:
+    if facts.balance.boxes < limits.fail_boxes_below:
+        reasons.failures.append(f"{facts.balance.boxes} boxes, fewer than {limits.fail_boxes_below}")
+    share = facts.invalid / facts.delivered if facts.delivered else 0.0
     if share > limits.fail_invalid_share:
-        failures.append(f"{share:.1%} of the boxes are invalid, more than {limits.fail_invalid_share:.1%}")
+        reasons.failures.append(
+            f"{share:.1%} of the boxes are invalid, more than {limits.fail_invalid_share:.1%}"
+        )
     elif share > limits.warn_invalid_share:
-        warnings.append(f"{invalid} of {delivered} boxes are invalid ({share:.2%})")
-    lost = quarantined / objects if objects else 0.0
+        reasons.warnings.append(f"{facts.invalid} of {facts.delivered} boxes are invalid ({share:.2%})")
+    doubtful = facts.doubtful / facts.delivered if facts.delivered else 0.0
+    said = f"{doubtful:.1%} of the boxes have a warning"
+    reasons.above(doubtful, limits.warn_doubtful_share, None, said, ".1%")
+
+
+def _judge_objects(facts: Facts, limits: Thresholds, reasons: _Reasons) -> None:
+    lost = facts.quarantined / facts.objects if facts.objects else 0.0
     if lost > limits.fail_quarantined_share:
-        failures.append(
+        reasons.failures.append(
             f"{lost:.1%} of the objects are unreadable, more than {limits.fail_quarantined_share:.1%}"
         )
-    elif quarantined:
-        warnings.append(f"{quarantined} of {objects} objects are quarantined")
-    if balance.classes:
-        largest, smallest = balance.classes[0], balance.classes[-1]
-        said = f"{balance.imbalance:.1f} {largest.category} for each {smallest.category}"
-        if limits.fail_imbalance is not None and balance.imbalance > limits.fail_imbalance:
-            failures.append(f"{said}, more than {limits.fail_imbalance:g}")
-        elif balance.imbalance > limits.warn_imbalance:
-            warnings.append(f"{said}, more than {limits.warn_imbalance:g}")
-    verdict = Verdict.FAIL if failures else Verdict.WARN if warnings else Verdict.PASS
-    return GateResult(verdict, (*failures, *warnings))
+    elif facts.quarantined:
+        reasons.warnings.append(f"{facts.quarantined} of {facts.objects} objects are quarantined")
+    said = f"{facts.leaked} images show what an image of another split shows"
+    reasons.above(facts.leaked, limits.warn_leaked_images, limits.fail_leaked_images, said)
+
+
+def _judge_balance(balance: Balance, limits: Thresholds, reasons: _Reasons) -> None:
+    if not balance.classes:
+        return
+    largest, smallest = balance.classes[0], balance.classes[-1]
+    said = f"{balance.imbalance:.1f} {largest.category} for each {smallest.category}"
+    reasons.above(balance.imbalance, limits.warn_imbalance, limits.fail_imbalance, said)
+    said = f"the class mix has an entropy of {balance.entropy:.2f}"
+    if balance.entropy < limits.fail_entropy_below:
+        reasons.failures.append(f"{said}, less than {limits.fail_entropy_below:g}")
+    elif balance.entropy < limits.warn_entropy_below:
+        reasons.warnings.append(f"{said}, less than {limits.warn_entropy_below:g}")
+    worth = smallest.effective_number()
+    if worth < limits.warn_effective_number:
+        reasons.warnings.append(
+            f"{smallest.category} is worth {worth:.0f} samples, fewer than {limits.warn_effective_number:g}"
+        )
+
+
+def _judge_drift(drifts: Sequence[Drift], limits: Thresholds, reasons: _Reasons) -> None:
+    for drift in drifts:
+        failed = (
+            limits.fail_js_divergence is not None and drift.js_divergence > limits.fail_js_divergence
+        ) or (limits.fail_psi is not None and drift.psi > limits.fail_psi)
+        if failed:
+            reasons.failures.append(f"the class mix drifts, {drift}")
+        elif drift.js_divergence > limits.warn_js_divergence or drift.psi > limits.warn_psi:
+            reasons.warnings.append(f"the class mix drifts, {drift}")

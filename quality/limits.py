@@ -19,9 +19,9 @@ class Limits:
     """Pixels by which a mask may leave its box: outlines are drawn through pixel centres and rounded."""
     min_image_deviation: float = 2.0
     """Standard deviation of the grey values (0 to 255) below which an image is nearly uniform."""
-    hash_distance: int = 6
+    hash_distance: int = 8
     """Bits of 64 by which the perceptual hashes of two images that show the same may differ."""
-    min_likeness: float = 0.985
+    min_likeness: float = 0.95
     """Correlation of two grey thumbnails (-1 to 1) from which images with near hashes show the same."""
     max_js_divergence: float = 0.1
     """Jensen-Shannon divergence of two class mixes (base 2, 0 to 1) above which they drift."""
