@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import dropmill
+from dropmill.cli import cli
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
 
