@@ -125,9 +125,7 @@ def print_report(report: Report, console: Console) -> None:
         _print_dataset(state, console)
     if len(report.rules):
         print_rows(report.rules, console, title="findings by rule")
-        print_rows(
-            report.findings, console, title=f"some of them (all: table findings, first {_FINDINGS_SHOWN})"
-        )
+        print_rows(report.findings, console, title=f"the first {_FINDINGS_SHOWN} findings")
     for question, (sql, rows) in report.answers.items():
         console.print()
         console.print(f"[bold]{escape(question)}[/bold]")
@@ -161,28 +159,40 @@ def _print_dataset(state: DatasetState, console: Console) -> None:
 def _print_runs(report: Report, console: Console) -> None:
     if not report.runs:
         return
-    table = _table("runs", "run", "state", "mAP50", "of the exported model", "images", "metrics")
+    table = _table(
+        "runs", "run", "state", "mAP50", "exported", "test split", "images", "epochs", "AP50 by class"
+    )
     for run in report.runs:
         metrics = json.loads(run["metrics"] or "{}")
-        shown = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not k.endswith("_s")}
-        main = shown.pop("mAP50", None)
-        exported = shown.pop("exported_mAP50", None)
+        classes = {
+            name.removeprefix(_CLASS_METRIC): value
+            for name, value in metrics.items()
+            if name.startswith(_CLASS_METRIC)
+        }
         table.add_row(
             escape(run["run"]),
             run["state"],
-            "" if main is None else f"{main:.3f}",
-            "" if exported is None else f"{exported:.3f}",
+            *(_number(metrics.get(name), ".3f") for name in ("mAP50", "exported_mAP50", "test_mAP50")),
             str(run["labelled_images"]),
-            escape(", ".join(f"{name} {value:.4g}" for name, value in shown.items())),
+            _number(metrics.get("epochs"), ".0f"),
+            escape(", ".join(f"{name} {value:.2f}" for name, value in classes.items())),
         )
     console.print(table)
     for run in report.runs:
         if run["error"]:
             console.print(f"[red]{escape(run['run'])}[/red]: {escape(run['error'])}", highlight=False)
-    table = _table("files", "kind", "size", "where")
+    table = _table("files", "kind", "size", "made with", "where")
     for model in report.models:
-        table.add_row(model["kind"], _size(model["size_bytes"]), escape(model["uri"]))
+        details = json.loads(model["metrics"] or "{}")
+        made_with = (
+            f"{details['backend']} {details['version']}" if "backend" in details else model["architecture"]
+        )
+        table.add_row(model["kind"], _size(model["size_bytes"]), escape(made_with), escape(model["uri"]))
     console.print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _stages(lake: Lake, runs: tuple[dict[str, Any], ...]) -> dict[str, float]:
@@ -203,7 +213,17 @@ def _stages(lake: Lake, runs: tuple[dict[str, Any], ...]) -> dict[str, float]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        right = column in {"rows", "boxes", "images", "share", "seconds", "size", "mAP50"}
+        right = column in {
+            "rows",
+            "boxes",
+            "images",
+            "share",
+            "seconds",
+            "size",
+            "mAP50",
+            "exported",
+            "epochs",
+        }
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table
 
@@ -223,4 +243,5 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, _JSON) else str(value) for name, value in opened.items()}
 
 
+_CLASS_METRIC = "val_ap50/"
 _JSON = (str, int, float, bool, dict, list, type(None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from rich.table import Table
 from dropmill.demo import Demo, cpu_count, dataset_name, make_room, run_demo
 from dropmill.report import make_report, print_report
 from storage.errors import ConfigError
+from storage.lake import Lake
 
 
 @click.command("demo")
@@ -60,7 +62,7 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
     console.print()
     print_report(report, console)
     if data is None:
-        _compare_defects(source, console)
+        _compare_defects(source, lake, console)
     table = Table(title="seconds of the demo", title_justify="left", header_style="bold")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
@@ -99,6 +101,18 @@ def _render(folder: Path, images: int, tell: object) -> None:
     tell(f"{manifest.images} images, {manifest.labels} boxes, planted: {json.dumps(dict(manifest.defects))}")
 
 
-def _compare_defects(folder: Path, console: Console) -> None:
+def _compare_defects(folder: Path, lake: Lake, console: Console) -> None:
+    """What was planted beside what was found: a rule that misses something shows here."""
     listing = folder.with_name(folder.name + "-planted-defects.json")
-    console.print(f"planted defects: {listing}", highlight=False, soft_wrap=True)
+    planted = Counter(row["rule"] for row in json.loads(listing.read_text(encoding="utf-8")) if row["rule"])
+    found = {
+        row["rule"]: row["n"]
+        for row in lake.sql("SELECT rule, count(*) AS n FROM findings GROUP BY rule").to_pylist()
+    }
+    table = Table(title="planted defects, and those found", title_justify="left", header_style="bold")
+    for column in ("rule", "planted", "found"):
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    for rule in sorted({*planted, *found}):
+        table.add_row(rule, str(planted[rule]), str(found.get(rule, 0)))
+    console.print(table)
+    console.print(f"their list: {listing}", highlight=False, soft_wrap=True)
