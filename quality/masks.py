@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-_PAIRS_AT_ONCE = 4_000_000
+_EDGES_AT_ONCE = 200_000
+_MOST_POINTS = 20_000
 _Floats = npt.NDArray[np.float64]
 _POLYGONS = pl.List(pl.List(pl.Float64))
 
@@ -112,42 +113,39 @@ def _decoded(texts: pl.Series) -> pl.Series:
 def crossing_polygons(polygons: pl.Series) -> npt.NDArray[np.bool_]:
     """Which polygons (lists x1, y1, x2, y2, ... of three points or more) have two edges that cross.
 
-    Edges that only touch, or share an end, do not cross. Polygons of one length are looked at together.
+    Edges that only touch, or share an end, do not cross. Polygons of one length are looked at together; those
+    of more than 20,000 points are not looked at.
     """
     crosses = np.zeros(len(polygons), np.bool_)
-    lengths = polygons.list.len().to_numpy()
+    lengths = polygons.list.len().cast(pl.Int64).to_numpy()
     for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        points = (
-            polygons.gather(rows)
-            .explode(empty_as_null=True, keep_nulls=True)
-            .to_numpy()
-            .reshape(len(rows), -1, 2)
-        )
-        count = length // 2
-        one, two = np.triu_indices(count, 2)
-        # The first edge and the last share a corner as well.
-        apart = ~((one == 0) & (two == count - 1))
-        one, two = one[apart], two[apart]
-        if not len(one):
+        count = int(length) // 2
+        if not 4 <= count <= _MOST_POINTS:
             continue
-        chunk = max(1, _PAIRS_AT_ONCE // len(one))
+        rows = np.flatnonzero(lengths == length)
+        flat = polygons.gather(rows).explode(empty_as_null=True, keep_nulls=True)
+        points = flat.to_numpy().reshape(len(rows), count, 2)
+        chunk = max(1, _EDGES_AT_ONCE // count)
         for start in range(0, len(rows), chunk):
-            crosses[rows[start : start + chunk]] = _any_crossing(points[start : start + chunk], one, two)
+            crosses[rows[start : start + chunk]] = _any_crossing(points[start : start + chunk])
     return crosses
 
 
-def _any_crossing(
-    points: _Floats, one: npt.NDArray[np.int64], two: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """Whether any edge ``one[k]`` of ``points[N, P, 2]`` properly crosses edge ``two[k]``.
+def _any_crossing(points: _Floats) -> npt.NDArray[np.bool_]:
+    """Whether two edges of each polygon of ``points[N, P, 2]`` properly cross.
 
-    Two segments cross if the ends of each lie strictly on both sides of the other.
+    Two segments cross if the ends of each lie strictly on both sides of the other. Every edge is compared
+    with the one 2, 3, ... P/2 further on.
     """
+    found = np.zeros(len(points), np.bool_)
     ends = np.roll(points, -1, axis=1)
-    a, b, c, d = points[:, one], ends[:, one], points[:, two], ends[:, two]
-    sides = _turn(a, b, c) * _turn(a, b, d) < 0
-    return np.asarray((sides & (_turn(c, d, a) * _turn(c, d, b) < 0)).any(axis=1))
+    for step in range(2, points.shape[1] // 2 + 1):
+        left = np.flatnonzero(~found)
+        a, b = points[left], ends[left]
+        c, d = np.roll(a, -step, axis=1), np.roll(b, -step, axis=1)
+        sides = _turn(a, b, c) * _turn(a, b, d) < 0
+        found[left] = (sides & (_turn(c, d, a) * _turn(c, d, b) < 0)).any(axis=1)
+    return found
 
 
 def _turn(a: _Floats, b: _Floats, c: _Floats) -> _Floats:
