@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from storage.object_store import ObjectStore
 from storage.schemas import TABLES
 
 if TYPE_CHECKING:
-    from storage.sql import Rows
+    from storage.sql import Limits, Rows
 
 # Longer lists make delta-rs' planner slow, and beyond some ten thousand it overflows its stack.
 _LONGEST_PREDICATE = 4_000
@@ -109,11 +109,12 @@ class Lake:
         parameters: Sequence[Any] | None = None,
         versions: Mapping[str, int] | None = None,
         at: datetime | str | None = None,
+        **limits: Unpack[Limits],
     ) -> Rows:
         """Run one SELECT over the tables and views. See :func:`storage.sql.run_query`."""
         from storage.sql import run_query
 
-        return run_query(self, query, parameters=parameters, versions=versions, at=at)
+        return run_query(self, query, parameters=parameters, versions=versions, at=at, **limits)
 
     def put(self, name: str, rows: pa.Table, *, keys: Sequence[str]) -> None:
         """Insert rows, replacing those with the same ``keys``; for the small tables (runs, models)."""

@@ -1,0 +1,95 @@
+"""The views over the lake's tables: one definition for queries, help texts and documentation.
+
+In the SQL of a view ``{name}`` stands for a table or an earlier view, so that a view can be put over any
+version of its tables.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from storage.schemas import TABLES
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: one sentence on what its rows are, and its SQL."""
+
+    about: str
+    sql: str
+
+    @property
+    def builds_upon(self) -> tuple[str, ...]:
+        """The tables and views that the SQL names, in alphabetical order."""
+        return tuple(sorted(set(re.findall(r"\{(\w+)\}", self.sql))))
+
+
+VIEWS: dict[str, View] = {
+    "boxes": View(
+        "annotations with their width, height, area, aspect and COCO size class",
+        """
+        SELECT a.*, xmax - xmin AS width, ymax - ymin AS height, (xmax - xmin) * (ymax - ymin) AS area,
+               CASE WHEN ymax > ymin THEN (xmax - xmin) / (ymax - ymin) END AS aspect,
+               CASE WHEN (xmax - xmin) * (ymax - ymin) < 1024 THEN 'small'
+                    WHEN (xmax - xmin) * (ymax - ymin) < 9216 THEN 'medium' ELSE 'large' END AS size_class
+        FROM {annotations} a""",
+    ),
+    "class_balance": View(
+        "boxes, images and share of every class of a data set, ignored boxes left out",
+        """
+        SELECT dataset, category, count(*) AS boxes, count(DISTINCT sample) AS images,
+               count(*) / sum(count(*)) OVER (PARTITION BY dataset) AS share,
+               max(count(*)) OVER (PARTITION BY dataset) / count(*) AS ratio_to_largest
+        FROM {annotations} WHERE NOT ignore GROUP BY dataset, category""",
+    ),
+    "image_labels": View(
+        "every image with its number of boxes, its classes, and in the same order how many boxes of each",
+        """
+        SELECT i.dataset, i.sample, i.uri, i.width, i.height, i.split, i.labelled,
+               coalesce(l.boxes, 0) AS boxes, coalesce(l.ignored, 0) AS ignored,
+               coalesce(l.categories, []) AS categories, coalesce(l.counts, []) AS counts
+        FROM {images} i LEFT JOIN (
+            SELECT dataset, sample, sum(boxes)::BIGINT AS boxes, sum(ignored)::BIGINT AS ignored,
+                   list(category ORDER BY category) FILTER (boxes > 0) AS categories,
+                   list(boxes ORDER BY category) FILTER (boxes > 0) AS counts
+            FROM (SELECT dataset, sample, category, count(*) FILTER (NOT ignore) AS boxes,
+                         count(*) FILTER (ignore) AS ignored
+                  FROM {annotations} GROUP BY dataset, sample, category)
+            GROUP BY dataset, sample) l ON l.dataset = i.dataset AND l.sample = i.sample""",
+    ),
+    "latest_findings": View(
+        "the findings of the newest batch of each data set that brought any",
+        """
+        SELECT * FROM {findings} QUALIFY batch = max(batch) OVER (PARTITION BY dataset)""",
+    ),
+    "waiting": View(
+        "labels whose image has not arrived",
+        """
+        SELECT m.dataset, m.source, m.ref, m.instances FROM {mentions} m
+        WHERE m.kind = 'label' AND EXISTS (SELECT 1 FROM {findings} f WHERE f.dataset = m.dataset
+              AND f.source = m.source AND f.sample = m.ref AND f.rule = 'unknown_image')""",
+    ),
+    "newest": View(
+        "the last word on every object of the bucket",
+        """
+        SELECT * FROM {objects} QUALIFY row_number() OVER (PARTITION BY key ORDER BY batch DESC) = 1""",
+    ),
+    "quarantine": View(
+        "objects that cannot be read, and why",
+        """
+        SELECT dataset, key, version, error, batch, seen_at FROM {newest} WHERE state = 'quarantined'""",
+    ),
+}
+
+
+def tables_of(name: str) -> tuple[str, ...]:
+    """The tables that a view rests on, through other views as well; of a table itself."""
+    if name in TABLES:
+        return (name,)
+    return tuple(sorted({table for part in VIEWS[name].builds_upon for table in tables_of(part)}))
+
+
+def view_sql(name: str, schema: str) -> str:
+    """The SELECT of a view over the tables and views of ``schema``."""
+    return re.sub(r"\{(\w+)\}", rf'"{schema}".\1', VIEWS[name].sql)
