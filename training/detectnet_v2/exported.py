@@ -24,7 +24,7 @@ def evaluate_exported(
     config = spec.augmentation_config.preprocessing
     configs = clustering_of(spec)
     images = (
-        input_tensor(place_pixels(load_image(sample), config)).numpy().astype(np.float32) / 255
+        input_tensor(place_pixels(load_image(sample), config)).numpy().astype(np.float32) / np.float32(255)
         for sample in samples
     )
     found = {}
