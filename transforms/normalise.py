@@ -68,8 +68,8 @@ def normalise(groups: Groups, *, label_order: Sequence[str] = (), prefixes: Mapp
     ).join(images.select("dataset", "sample", "width", "height"), on=["dataset", "sample"], how="inner")
     boxes = _name_categories(boxes, groups.categories)
     nameless = boxes.filter(pl.col("category").is_null())
-    boxes = _corners(boxes.filter(pl.col("category").is_not_null()))
-    boxes = _absolute_polygons(boxes).sort("dataset", "sample", "source", "instance")
+    boxes = corners(boxes.filter(pl.col("category").is_not_null()))
+    boxes = absolute_polygons(boxes).sort("dataset", "sample", "source", "instance")
 
     remarks = pl.concat(
         [
@@ -241,7 +241,7 @@ def _class_files(categories: pl.DataFrame) -> pl.Series:
     return categories.filter(~pl.col("source").str.to_lowercase().str.ends_with(".json"))["source"].unique()
 
 
-def _corners(boxes: pl.DataFrame) -> pl.DataFrame:
+def corners(boxes: pl.DataFrame) -> pl.DataFrame:
     """``bbox`` in its delivered mode to ``xmin, ymin, xmax, ymax`` in absolute pixels."""
     a, b, c, d = (pl.col("bbox").list.get(i, null_on_oob=True) for i in range(4))
     mode, width, height = pl.col("bbox_mode"), pl.col("width"), pl.col("height")
@@ -270,7 +270,7 @@ def _corners(boxes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _absolute_polygons(boxes: pl.DataFrame) -> pl.DataFrame:
+def absolute_polygons(boxes: pl.DataFrame) -> pl.DataFrame:
     """Polygons in parts of the image (YOLO) to pixels; all others are in pixels already."""
     relative = (boxes["bbox_mode"] == "cxcywh_norm") & boxes["segmentation"].is_not_null()
     if not relative.any():

@@ -33,7 +33,7 @@ class Annotation(Struct, gc=False):
     bbox: list[float] | None = None
     segmentation: Raw = _NOTHING
     area: int | float | None = None
-    iscrowd: bool | int | None = 0
+    iscrowd: bool | int | None = None
     score: float | None = None
 
 
@@ -106,15 +106,28 @@ def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> li
     # The two usual keys are written without a loop over keys: this runs once per box.
     own = [
         f'"id":{a.id},"area":{a.area}'
-        if type(a.id) is int and a.area is not None
-        else ",".join(
-            f'"{key}":{_json(value)}' for key, value in (("id", a.id), ("area", a.area)) if value is not None
-        )
+        if type(a.id) is int
+        and a.area is not None
+        and a.iscrowd is not None
+        and 0 <= a.iscrowd <= 1
+        and a.bbox
+        else _unusual(a)
         for a in annotations
     ]
     if more is None:
         return [f"{{{text}}}" for text in own]
     return [join_members(text, further) for text, further in zip(own, more, strict=True)]
+
+
+def _unusual(a: Annotation) -> str:
+    """The same for annotations that lack a usual key: an ``iscrowd`` of null says that there was none."""
+    members = {name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None}
+    # Results never have it.
+    if a.iscrowd not in {0, 1} and not (a.iscrowd is None and a.score is not None):
+        members["iscrowd"] = a.iscrowd
+    if a.bbox is not None and not a.bbox:
+        members["bbox"] = a.bbox
+    return _json(members)[1:-1]
 
 
 def has_shape(annotation: Annotation) -> bool:

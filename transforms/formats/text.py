@@ -12,6 +12,7 @@ import msgspec
 from storage.errors import UnreadableError
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_EXACT = 1e15
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 Line = tuple[int, str]
@@ -65,7 +66,19 @@ def numbers(words: Sequence[str], path: str, line: int, *, names: Sequence[str] 
 
 def json_number(word: str) -> str:
     """A number as JSON text with the digits that it came with; quoted where JSON does not allow that form."""
-    return word if _JSON_NUMBER.fullmatch(word) else msgspec.json.encode(word).decode()
+    # JSON's readers take -0 for 0.
+    return word if _JSON_NUMBER.fullmatch(word) and word != "-0" else msgspec.json.encode(word).decode()
+
+
+def shortest(value: float) -> str:
+    """A number in the fewest digits that say it; whole numbers without a point."""
+    return repr(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
+
+
+def two_decimals(value: float) -> str:
+    """A number with two decimals where these say it, as KITTI's own files have it, else the shortest."""
+    text = f"{value:.2f}"
+    return text if float(text) == value else shortest(value)
 
 
 def quote(text: str, limit: int = 60) -> str:

@@ -16,7 +16,7 @@ from transforms.delivery import (
     without_extension,
 )
 from transforms.formats.markup import Element, children_as_json, read_xml
-from transforms.formats.text import is_number, numbers
+from transforms.formats.text import is_number, numbers, shortest
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _MAX_INT32 = 2**31 - 1
@@ -26,7 +26,7 @@ def read_voc(data: bytes, path: str) -> Delivery:
     """Read a Pascal VOC file; ``bbox`` is ``xyxy`` in pixels, as delivered; difficult has ``ignore``.
 
     All other elements (pose, truncated, occluded, parts, unknown ones) are in ``attributes`` by their names,
-    with their texts. Raises :class:`UnreadableError` with the line for an object without name or box.
+    with their texts; ``$written`` are corners in other than the shortest digits. Raises :class:`UnreadableError` with the line for an object without name or box.
     """
     return voc_of(read_xml(data, path), path)
 
@@ -52,9 +52,11 @@ def voc_of(root: Element, path: str) -> Delivery:
         "bbox_mode": ["xyxy"] * count,
         "iscrowd": [False] * count,
         "ignore": [_text(element, "difficult").lower() in {"1", "true", "yes"} for element in objects],
-        "attributes": [_object_attributes(element) for element in objects],
+        "attributes": [_object_attributes(element, box) for element, box in zip(objects, boxes, strict=True)],
     }
     width, height = (_size(root, name) for name in ("width", "height"))
+    # A size in other words, such as 640.0, stays among the attributes as well.
+    plain = [_size_word(root, name) for name in ("width", "height")] == [str(width), str(height)]
     mention = {
         "kind": "label",
         "format": "voc",
@@ -63,7 +65,7 @@ def voc_of(root: Element, path: str) -> Delivery:
         "width": width,
         "height": height,
         "instances": count,
-        "attributes": _image_attributes(root, taken=width is not None and height is not None),
+        "attributes": _image_attributes(root, taken=plain),
     }
     return Delivery(
         kind="label",
@@ -95,19 +97,25 @@ def _box(element: Element, path: str) -> list[float]:
     return numbers(words, path, box.line, names=_CORNERS)
 
 
-def _object_attributes(element: Element) -> str:
+def _object_attributes(element: Element, values_of_box: Sequence[float]) -> str:
     others = [child for child in element.children if child.tag not in {"name", "bndbox"}]
     box = element.first("bndbox")
     left_over = [child for child in box.children if child.tag not in _CORNERS] if box is not None else []
-    values = children_as_json(others)
+    values = _own(element) | children_as_json(others)
     if left_over:
         values["bndbox"] = children_as_json(left_over)
-    return _json(values)
+    words = {name: _text(box, name) for name in _CORNERS} if box is not None else {}
+    odd = {
+        name: word
+        for (name, word), value in zip(words.items(), values_of_box, strict=True)
+        if shortest(value) != word
+    }
+    return _json(values | {"$written": odd} if odd else values)
 
 
 def _image_attributes(root: Element, *, taken: bool) -> str:
     """All that stands beside the objects; width and height go once they are ``taken`` into their columns."""
-    values = {}
+    values = _own(root)
     for name, value in children_as_json([child for child in root.children if child.tag != "object"]).items():
         values[name] = value
         if name == "size" and taken and isinstance(value, dict):
@@ -117,12 +125,21 @@ def _image_attributes(root: Element, *, taken: bool) -> str:
 
 def _size(root: Element, name: str) -> int | None:
     """Width or height; null where the file does not say a whole number."""
-    size = root.first("size")
-    word = _text(size, name) if size is not None else ""
+    word = _size_word(root, name)
     if not is_number(word):
         return None
     value = float(word)
     return int(value) if value.is_integer() and 0 <= value <= _MAX_INT32 else None
+
+
+def _size_word(root: Element, name: str) -> str:
+    size = root.first("size")
+    return _text(size, name) if size is not None else ""
+
+
+def _own(element: Element) -> dict[str, object]:
+    """XML attributes of an element, as :func:`as_json` names them."""
+    return {f"@{name}": value for name, value in element.attributes.items()}
 
 
 def _text(element: Element, tag: str) -> str:

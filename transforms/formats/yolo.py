@@ -19,7 +19,7 @@ from transforms.delivery import (
     table,
     without_extension,
 )
-from transforms.formats.text import is_number, lines_of, numbers, text_of
+from transforms.formats.text import is_number, json_number, lines_of, numbers, shortest, text_of
 
 EXPECTED = "YOLO: class and 4 numbers, a score after them, or class and 3 or more points"
 _CLASS = re.compile(r"[0-9]{1,9}(?:\.0*)?")
@@ -32,13 +32,15 @@ _FAR_OUT = 10.0
 def read_yolo(data: bytes, path: str) -> Delivery:
     """Read a YOLO label file; ``bbox`` is ``cxcywh_norm``, ``category_id`` the number, ``category`` null.
 
-    A polygon becomes ``segmentation`` ``[[x1, y1, …]]`` in parts of the image, and its extent the box. Raises
+    A polygon becomes ``segmentation`` ``[[x1, y1, …]]`` in parts of the image, and its extent the box. The words of
+    a box go to ``attributes`` as ``$written`` where they are not the shortest for their numbers. Raises
     :class:`UnreadableError` with the line for other numbers of columns, and for coordinates in pixels.
     """
     ref = without_extension(path)
     boxes: list[Sequence[float]] = []
     scores: list[float | None] = []
     polygons: list[str | None] = []
+    attributes: list[str | None] = []
     classes: list[int] = []
     lines = lines_of(text_of(data, path))
     for line, text in lines:
@@ -55,7 +57,9 @@ def read_yolo(data: bytes, path: str) -> Delivery:
         classes.append(int(float(words[0])))
         boxes.append(values[:4] if len(words) < 7 else _extent(values))
         scores.append(values[4] if len(words) == 6 else None)
-        polygons.append(None if len(words) < 7 else msgspec.json.encode([values]).decode())
+        polygons.append(None if len(words) < 7 else _polygon(words[1:], values))
+        odd = len(words) < 7 and list(map(shortest, values)) != words[1:]
+        attributes.append(f'{{"$written":{msgspec.json.encode(words[1:]).decode()}}}' if odd else None)
 
     stem, count = stem_of(ref), len(lines)
     labels = {
@@ -71,6 +75,7 @@ def read_yolo(data: bytes, path: str) -> Delivery:
         "ignore": [False] * count,
         "score": scores,
         "segmentation": polygons,
+        "attributes": attributes,
     }
     mention = {"kind": "label", "format": "yolo", "ref": ref, "stem": stem, "instances": count}
     return Delivery(
@@ -89,6 +94,15 @@ def fits_yolo(words: list[str]) -> bool:
         and _CLASS.fullmatch(words[0]) is not None
         and all(is_number(word) and abs(float(word)) <= _FAR_OUT for word in words[1:])
     )
+
+
+def _polygon(words: Sequence[str], values: Sequence[float]) -> str:
+    """The points as JSON, with the digits that they came with."""
+    legal = (
+        word if json_number(word) == word else shortest(value)
+        for word, value in zip(words, values, strict=True)
+    )
+    return f"[[{','.join(legal)}]]"
 
 
 def _extent(points: Sequence[float]) -> list[float]:

@@ -1,0 +1,1 @@
+"""Speed and size beside peers: ``python -m benchmarks [name …]``."""

@@ -1,0 +1,1 @@
+"""Tables to label files: one module per form."""

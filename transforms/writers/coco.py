@@ -1,0 +1,262 @@
+"""Boxes to COCO JSON: instances, and results.
+
+Text is put together by columns: no dictionary per box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from transforms.writers.categories import numbered
+from transforms.writers.collection import Collection
+from transforms.writers.written import Written, attributes_of, json_text, unsaid
+
+_EVERYTHING = {"truncation", "occlusion", "score", "segmentation", "iscrowd", "ignore", "attributes"}
+_UNLISTED = "image_id:"
+
+
+def write_coco(
+    collection: Collection, *, file: str = "annotations.json", first_category: int = 1, renumber: bool = False
+) -> Written:
+    """One file of images, annotations and categories.
+
+    Boxes are ``xywh`` in pixels. What came as COCO has its ids, keys, digits and order again, unless
+    ``renumber``; all else is numbered from 1 (categories from ``first_category``) in order. ``iscrowd`` is 1
+    for regions to ignore: it is the only way in which COCO's evaluation knows them. What other forms say of
+    an instance stands below its ``attributes``.
+    """
+    own = not renumber and _is_coco(collection)
+    names = numbered(collection, first=first_category, keep=not renumber)
+    categories = _own_categories(collection) if own else _categories(collection, names.names)
+    images, ids = _images(collection, own=own)
+    boxes = _boxes(collection, own=own)
+    count = boxes.height
+    number = (
+        pl.col("category")
+        .fill_null("")
+        .replace_strict(
+            list(names._of_name), list(names._of_name.values()), default=None, return_dtype=pl.Int64
+        )
+    )
+    category_id = pl.coalesce("category_id", number) if own else number
+    boxes = boxes.with_columns(
+        category_id.alias("category_id"),
+        pl.Series("id", range(1, count + 1), pl.Int64),
+        pl.col("image")
+        .replace_strict(list(ids), list(ids.values()), return_dtype=pl.String)
+        .alias("image_id"),
+    )
+    text = boxes.select(_annotation(own=own)).to_series()
+    head = "".join(f"{json_text(key)}:{value}," for key, value in _document(collection).items())
+    parts = (
+        f'{{{head}"images":[{",".join(images)}],"annotations":[',
+        ",\n".join(text),
+        f'],"categories":[{",".join(categories)}]}}\n',
+    )
+    lost = [("instances without a class", boxes["category_id"].null_count() if not own else 0)]
+    return Written(
+        files={file: "".join(parts).encode()},
+        unsaid=unsaid(collection, "coco", says=_EVERYTHING, also=lost),
+    )
+
+
+def write_coco_results(collection: Collection, *, file: str = "results.json") -> Written:
+    """A list of results: image_id, category_id, bbox or segmentation, score.
+
+    Ids are those of the collection: what came from a COCO file or results has them, all else is numbered
+    from 1 in order. A box without a score gets 1.
+    """
+    _, ids = _images(collection, own=_is_coco(collection))
+    names = numbered(collection, first=1)
+    number = (
+        pl.col("category")
+        .fill_null("")
+        .replace_strict(
+            list(names._of_name), list(names._of_name.values()), default=None, return_dtype=pl.Int64
+        )
+    )
+    boxes = _boxes(collection, own=True).with_columns(
+        pl.coalesce("category_id", number).alias("category_id"),
+        pl.col("image")
+        .replace_strict(list(ids), list(ids.values()), return_dtype=pl.String)
+        .alias("image_id"),
+        pl.col("score").fill_null(1.0),
+    )
+    further = pl.col("attributes").str.strip_prefix("{").str.strip_suffix("}").fill_null("")
+    own = pl.when((pl.col("format") == "coco") & (further != "")).then(pl.concat_str(pl.lit(","), further))
+    text = boxes.select(
+        pl.concat_str(
+            pl.lit('{"image_id":'),
+            _owner(),
+            _member("category_id", pl.col("category_id").cast(pl.String)),
+            _member("bbox", _numbers()),
+            _member("segmentation", pl.col("segmentation")),
+            _member("score", _number(pl.col("score"))),
+            own.otherwise(pl.lit("")),
+            pl.lit("}"),
+        )
+    ).to_series()
+    return Written(
+        files={file: f"[{','.join(text)}]\n".encode()},
+        unsaid=unsaid(collection, "coco", says={"score", "segmentation"}),
+    )
+
+
+def _is_coco(collection: Collection) -> bool:
+    formats = collection.images["format"]
+    return formats.len() > 0 and formats.eq_missing("coco").all()
+
+
+def _boxes(collection: Collection, *, own: bool) -> pl.DataFrame:
+    """The boxes with ``bbox`` as x, y, width, height in pixels."""
+    boxes = collection.boxes
+    if not (own and boxes["bbox_mode"].eq_missing("xywh").all()):
+        boxes = collection.absolute()
+        made = pl.concat_list(
+            "xmin",
+            "ymin",
+            (pl.col("xmax") - pl.col("xmin")).round_sig_figs(12),
+            (pl.col("ymax") - pl.col("ymin")).round_sig_figs(12),
+        )
+        kept = pl.when(pl.col("bbox_mode") == "xywh").then(pl.col("bbox")).otherwise(made)
+        boxes = boxes.with_columns(pl.when(pl.col("bbox").is_null()).then(None).otherwise(kept).alias("bbox"))
+    return boxes
+
+
+def _annotation(*, own: bool) -> pl.Expr:
+    """One annotation as JSON text, from columns."""
+    attributes = pl.col("attributes").fill_null("{}")
+    coco = (pl.col("format") == "coco").fill_null(value=False)
+    ours = attributes.str.strip_prefix("{").str.strip_suffix("}")
+    mine = pl.when(ours == "").then(pl.lit("")).otherwise(pl.concat_str(pl.lit(","), ours))
+    # An iscrowd among the attributes says that the delivered one was absent, or no 0 or 1.
+    said = attributes.str.contains('"iscrowd":', literal=True)
+    crowd = pl.when(pl.col("iscrowd") | pl.col("ignore")).then(pl.lit("1")).otherwise(pl.lit("0"))
+    start = [pl.lit('{"image_id":'), _owner(), _member("category_id", pl.col("category_id").cast(pl.String))]
+    shape = [_member("bbox", _numbers()), _member("segmentation", pl.col("segmentation"))]
+    score = _member("score", _number(pl.col("score")))
+    as_it_was = pl.concat_str(
+        *start,
+        *shape,
+        pl.when(said)
+        .then(pl.lit(""))
+        .otherwise(_member("iscrowd", pl.when("iscrowd").then(pl.lit("1")).otherwise(pl.lit("0")))),
+        score,
+        mine.str.replace(',"iscrowd":null', "", literal=True),
+        pl.lit("}"),
+    )
+    area = (
+        pl.col("bbox").list.get(2, null_on_oob=True) * pl.col("bbox").list.get(3, null_on_oob=True)
+    ).round_sig_figs(12)
+    kept = pl.struct("attributes", "truncation", "occlusion", "format").map_elements(
+        _further, return_dtype=pl.String, skip_nulls=False
+    )
+    anew = pl.concat_str(
+        pl.concat_str(pl.lit('{"id":'), pl.col("id").cast(pl.String), pl.lit(',"image_id":')),
+        *start[1:],
+        *shape,
+        _member("area", _number(area)),
+        _member("iscrowd", crowd),
+        score,
+        kept,
+        pl.lit("}"),
+    )
+    return pl.when(coco).then(as_it_was).otherwise(anew) if own else anew
+
+
+def _further(row: dict[str, Any]) -> str:
+    """What another form says of an instance, below ``attributes``; keys of COCO stand for themselves."""
+    values = msgspec.json.decode(row["attributes"] or "{}", type=dict[str, msgspec.Raw])
+    if row["format"] == "coco":
+        gone = {"id", "iscrowd", "area", "bbox", "image_id", "$written"}
+        return "".join(
+            f",{json_text(key)}:{bytes(value).decode()}" for key, value in values.items() if key not in gone
+        )
+    known = {key: value for key, value in values.items() if key != "attributes"}
+    for key in ("truncation", "occlusion"):
+        if row[key] is not None:
+            known[key] = msgspec.Raw(json_text(row[key]).encode())
+    return f',"attributes":{json_text(known)}' if known else ""
+
+
+def _member(name: str, text: pl.Expr) -> pl.Expr:
+    """A member with a comma before it; nothing where the text is null."""
+    return pl.when(text.is_null()).then(pl.lit("")).otherwise(pl.concat_str(pl.lit(f',"{name}":'), text))
+
+
+def _owner() -> pl.Expr:
+    return pl.col("image_id")
+
+
+def _number(value: pl.Expr) -> pl.Expr:
+    """A number in its shortest digits; whole numbers without a point."""
+    return value.cast(pl.String).str.strip_suffix(".0")
+
+
+def _numbers() -> pl.Expr:
+    texts = [_number(pl.col("bbox").list.get(i, null_on_oob=True)) for i in range(4)]
+    joined = pl.concat_str(*texts, separator=",")
+    return (
+        pl.when(pl.col("bbox").is_null())
+        .then(None)
+        .otherwise(pl.concat_str(pl.lit("["), joined, pl.lit("]")))
+    )
+
+
+def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, str]]:
+    """Image records as JSON, and the id of each image as JSON."""
+    texts: list[str] = []
+    ids: dict[int, str] = {}
+    for row in collection.images.iter_rows(named=True):
+        if own and row["attributes"] is None:
+            # Not listed: only annotations named it.
+            ids[row["image"]] = row["ref"].removeprefix(_UNLISTED)
+            continue
+        record = attributes_of(row["attributes"]) if row["format"] == "coco" and row["attributes"] else {}
+        again = record.pop("again", None)
+        if not own:
+            record |= {"id": len(texts) + 1}
+        record.setdefault("file_name", row["file_name"] or row["ref"])
+        sizes = {side: row[side] for side in ("width", "height") if row[side] is not None}
+        ids[row["image"]] = json_text(record["id"])
+        for one in _records(record, again):
+            texts.append(json_text({"id": one["id"], "file_name": one["file_name"], **sizes, **one}))
+    return texts, ids
+
+
+def _records(record: dict[str, Any], again: Any) -> Iterator[dict[str, Any]]:
+    """A record, and those of the same file that came after it."""
+    yield record
+    while isinstance(again, dict):
+        more = dict(again)
+        again = more.pop("again", None)
+        yield more
+
+
+def _own_categories(collection: Collection) -> list[str]:
+    texts = []
+    for number, name, attributes in collection.categories.iter_rows():
+        more = (attributes or "{}")[1:-1]
+        texts.append(f'{{"id":{number},"name":{json_text(name)}{"," if more else ""}{more}}}')
+    return texts
+
+
+def _categories(collection: Collection, names: dict[int, str]) -> list[str]:
+    more = dict(collection.categories.select("category", "attributes").iter_rows())
+    texts = []
+    for number, name in names.items():
+        further = (more.get(name) or "{}")[1:-1]
+        texts.append(f'{{"id":{number},"name":{json_text(name)}{"," if further else ""}{further}}}')
+    return texts
+
+
+def _document(collection: Collection) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in collection.documents:
+        for key, value in msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items():
+            found.setdefault(key, bytes(value).decode())
+    return found
