@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from ingest.events import DatasetRule
+from ingest.triggers import GATE_REFUSES
 from storage.errors import ConfigError, JobError, LakeError
 from storage.lake import Lake
 from storage.object_store import ObjectStore
@@ -163,7 +164,13 @@ def _start(demo: Demo, tell: Tell) -> subprocess.Popen[bytes]:
             stderr=log,
             stdin=subprocess.DEVNULL,
         )
-    _wait_for(demo, service, lambda: ("serving" in _events(demo.log), "starting"), 120, tell)
+    _wait_for(
+        demo,
+        service,
+        lambda: (any(line["event"] == "serving" for line in _log(demo.log)), "starting"),
+        120,
+        tell,
+    )
     return service
 
 
@@ -230,6 +237,9 @@ def _run_over(demo: Demo) -> Callable[[], tuple[bool, str]]:
     def look() -> tuple[bool, str]:
         runs = lake.sql("SELECT run, state FROM runs").to_pylist()
         if not runs:
+            refusals = [line["reasons"] for line in _log(demo.log) if line.get("event") == GATE_REFUSES]
+            if refusals:
+                raise JobError(f"the gate refuses to train on this set: {'; '.join(refusals[-1])}")
             return False, ""
         run = runs[0]
         return run["state"] != "submitted", f"{run['run']}: {_progress(demo, run['run']) or run['state']}"
@@ -239,25 +249,21 @@ def _run_over(demo: Demo) -> Callable[[], tuple[bool, str]]:
 
 def _progress(demo: Demo, run: str) -> str:
     """The last line that the run wrote about itself."""
-    path = demo.lake_folder / "artifacts" / "runs" / run / "progress.jsonl"
+    path = demo.lake_folder / "artifacts" / "runs" / run / "results" / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return ""
-    entries = [json.loads(line) for line in lines if line.endswith("}")]
-    return ", ".join(f"{name} {_short(value)}" for name, value in entries[-1].items()) if entries else ""
+    if not lines or not lines[-1].endswith("}"):
+        return ""
+    last = json.loads(lines[-1])
+    measured = f", mAP50 {last['val_map50']:.3f}" if "val_map50" in last else ""
+    return f"epoch {last['epoch']:.0f}, cost {last['cost']:.3g}{measured}, {last['seconds']:.1f} s"
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _events(log: Path) -> set[str]:
-    events = set()
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("{"):
-            events.add(json.loads(line).get("event"))
-    return events
+def _log(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 def dataset_name(folder: Path) -> str:

@@ -27,6 +27,9 @@ from storage.lake import Lake
 
 log = logging.getLogger(__name__)
 
+GATE_REFUSES = "gate refuses a run"
+"""The event in the log that tells why nothing was started."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
@@ -177,7 +180,7 @@ class Triggers:
         if self._refused.get((trigger.pipeline, dataset)) != reasons:
             self._refused[trigger.pipeline, dataset] = reasons
             log.warning(
-                "gate refuses a run",
+                GATE_REFUSES,
                 extra={"pipeline": trigger.pipeline, "dataset": dataset, "reasons": list(reasons)},
             )
 
