@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,10 +29,17 @@ from transforms.normalise import Groups, Normalised, normalise
 
 _log = logging.getLogger(__name__)
 
-FORMATS = ("kitti", "coco", "voc", "yolo")
 _NO_SIZE_NO_BOX = "yolo"
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many steps it has made since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A data set to review, and the rows that it was made of."""
+
+    material: Material
+    groups: Groups
 
 
 def read_folder(
@@ -41,7 +49,7 @@ def read_folder(
     form: str | None = None,
     workers: int = 1,
     progress: Progress | None = None,
-) -> Material:
+) -> Delivered:
     """Read a label file, or all label files below a folder, and the headers of all images below ``images``.
 
     ``form`` keeps the labels of one form (kitti, coco, voc, yolo) and raises ConfigError where there are
@@ -69,10 +77,10 @@ def read_folder(
         labels=_table(labels, "labels", schemas.LABELS, name),
         categories=_table(labels, "categories", schemas.CATEGORIES, name),
     )
-    return _material(name, groups, [*label_faults, *image_faults], pixels=bool(rows), prefix="")
+    return _delivered(name, groups, [*label_faults, *image_faults], pixels=bool(rows), prefix="")
 
 
-def read_lake(lake: Lake, dataset: str) -> Material:
+def read_lake(lake: Lake, dataset: str) -> Delivered:
     """Read one data set of a lake as it was delivered. Raises ConfigError where there is none."""
     frames = {
         name: lake.sql(f"SELECT * FROM {name} WHERE dataset = $1", parameters=[dataset]).polars()
@@ -96,7 +104,7 @@ def read_lake(lake: Lake, dataset: str) -> Material:
         if path.endswith(sample):
             prefix = path[: len(path) - len(sample)]
             break
-    return _material(dataset, groups, faults, pixels=True, prefix=prefix)
+    return _delivered(dataset, groups, faults, pixels=True, prefix=prefix)
 
 
 def look_at_images(
@@ -221,9 +229,9 @@ def _fault(dataset: str, key: str, error: Exception) -> dict[str, Any]:
     }
 
 
-def _material(
+def _delivered(
     name: str, groups: Groups, faults: Sequence[dict[str, Any]], *, pixels: bool, prefix: str
-) -> Material:
+) -> Delivered:
     normal = normalise(groups, prefixes={name: prefix})
     remarks = normal.remarks
     stand_ins = _stand_ins(name, groups, remarks, prefix)
@@ -240,7 +248,7 @@ def _material(
     kinds = groups.mentions.filter(pl.col("kind") == "label")["format"].drop_nulls().unique().sort().to_list()
     spoken = [kind for kind in kinds if kind != "empty"] or kinds
     files = groups.mentions["source"].n_unique() + groups.images.height
-    return Material(
+    material = Material(
         dataset=name,
         format=",".join(spoken),
         images=normal.images.filter(pl.col("uri").is_not_null()) if pixels else normal.images,
@@ -252,6 +260,7 @@ def _material(
         files=files + len(faults),
         unreadable=len(faults),
     )
+    return Delivered(material=material, groups=groups)
 
 
 def _stand_ins(name: str, groups: Groups, remarks: pl.DataFrame, prefix: str) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import polars as pl
 
+from quality.masks import mask_of
 from storage.errors import UnreadableError
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ def draw_boxes(file: BinaryIO, path: str, boxes: pl.DataFrame) -> Image.Image:
         for category, text in rows.select("category", "segmentation").iter_rows():
             for polygon in _polygons(text):
                 brush.polygon([value * scale for value in polygon], fill=colour_of(category))
+            mask = mask_of(text) if text and text.startswith("{") else None
+            if mask is not None:
+                stencil = Image.fromarray(mask.astype("uint8") * 255).resize(veil.size)
+                veil.paste(colour_of(category), (0, 0), stencil)
         image = Image.blend(image, veil, 0.4)
     brush = ImageDraw.Draw(image)
     thick = max(2, round(max(image.size) / 500))

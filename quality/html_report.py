@@ -12,6 +12,7 @@ from quality.pages import Chapter, Table
 from quality.review import Review
 from quality.summary import Summary
 
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { --ink:#1f2933; --soft:#5b6773; --line:#d9dee4; --pale:#f5f7f9; --blue:#2f6db5; }
 * { box-sizing: border-box; }
@@ -72,8 +73,7 @@ def html_of(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         # Nothing may be asked for from anywhere, whatever stands in the labels.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">",
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{escape(name)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(name)}</h1>",
         f'<p class="soft">Labels: {escape(review.material.format.upper())}</p>',
@@ -126,8 +126,8 @@ def _table(table: Table) -> str:
         inner = "".join(f"<{tag}{m}>{escape(c)}</{tag}>" for c, m in zip(cells, marks, strict=True))
         return f"<tr>{inner}</tr>"
 
-    body = "".join(line(row, "td") for row in table.rows)
-    return f'<div class="wide"><table><thead>{line(table.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+    head, body = line(table.header, "th"), "".join(line(row, "td") for row in table.rows)
+    return f'<div class="wide"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def _pictures(pictures: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 
 _EDGES_AT_ONCE = 200_000
 _MOST_POINTS = 20_000
+_MOST_PIXELS = 200_000_000
 _Floats = npt.NDArray[np.float64]
 _POLYGONS = pl.List(pl.List(pl.Float64))
 
@@ -157,6 +158,20 @@ def _turn(a: _Floats, b: _Floats, c: _Floats) -> _Floats:
     return np.asarray(np.where(np.abs(turn) <= rounding, 0.0, np.sign(turn)))
 
 
+def mask_of(segmentation: str) -> npt.NDArray[np.bool_] | None:
+    """The pixels ``mask[height, width]`` of a run-length segmentation; None where it is none or malformed."""
+    try:
+        runs = msgspec.json.decode(segmentation, type=_Runs)
+        counts = _counts_of(runs)
+        height, width = runs.size
+        if (counts < 0).any() or counts.sum() != height * width or height * width > _MOST_PIXELS:
+            return None
+    except (msgspec.DecodeError, ValueError, RecursionError, OverflowError):
+        return None
+    filled = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return np.asarray(filled.reshape(width, height).T)
+
+
 class _Runs(msgspec.Struct):
     size: tuple[int, int]
     counts: str | list[int]
@@ -168,17 +183,16 @@ def _of_runs(rows: pl.DataFrame) -> pl.DataFrame:
     for row, text in rows.iter_rows():
         try:
             runs = decoder.decode(text)
-            counts = (
-                _decompressed(runs.counts)
-                if isinstance(runs.counts, str)
-                else np.array(runs.counts, np.int64)
-            )
-            extent = run_extent(counts, *runs.size)
+            extent = run_extent(_counts_of(runs), *runs.size)
         except (msgspec.DecodeError, ValueError, RecursionError, OverflowError):
             found.append((row, "malformed", None, None, None, None, None))
             continue
         found.append((row, "rle", *(extent or (None,) * 4), 0))
     return pl.DataFrame(found, schema=_PARTS, orient="row")
+
+
+def _counts_of(runs: _Runs) -> npt.NDArray[np.int64]:
+    return _decompressed(runs.counts) if isinstance(runs.counts, str) else np.array(runs.counts, np.int64)
 
 
 def run_extent(counts: npt.NDArray[np.int64], height: int, width: int) -> tuple[float, ...] | None:
