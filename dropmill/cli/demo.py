@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dropmill.demo import Demo, cpu_count, dataset_name, make_room, run_demo
 from dropmill.report import make_report, print_report
-from storage.errors import ConfigError
+from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 
 
@@ -57,10 +57,15 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
     if data is None:
         with demo.stage("render scenes"):
             _render(source, images, tell)
-    lake = run_demo(demo, tell)
-    report = make_report(lake)
+    try:
+        lake = run_demo(demo, tell)
+    except JobError:
+        # What has landed is worth seeing, all the more where it is why no run succeeded.
+        if (demo.lake_folder / "tables").is_dir():
+            print_report(make_report(Lake.open(demo.lake_folder)), console)
+        raise
     console.print()
-    print_report(report, console)
+    print_report(make_report(lake), console)
     if data is None:
         _compare_defects(source, lake, console)
     table = Table(title="seconds of the demo", title_justify="left", header_style="bold")

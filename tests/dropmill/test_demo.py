@@ -57,7 +57,7 @@ def test_the_demo_goes_from_a_drop_to_an_engine_and_status_tells_the_same_afterw
 @pytest.mark.parametrize("layout", ["voc", "coco", "kitti", "yolo"])
 def test_the_second_half_begins_with_labels_and_nothing_is_left_out(tmp_path: Path, layout: str) -> None:
     source = tmp_path / "set"
-    write_scenes(SceneConfig(images=20, width=64, height=64), source, format=layout)  # type: ignore[arg-type]
+    write_scenes(SceneConfig(images=20, width=64, height=64), source, format=layout, defects=False)  # type: ignore[arg-type]
     first, second = halves(source)
     files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert set(first) | set(second) == files
