@@ -183,13 +183,23 @@ def default_spec(
     min_learning_rate: float = 5e-6,
     validation_period: int = 10,
     num_layers: int = 18,
-    amp: bool = False,
+    amp: bool = True,
     seed: int = 42,
+    class_weights: Mapping[str, float] | None = None,
 ) -> TrainSpec:
     """A spec for a pipeline that has no spec file: the documentation's sample values, with images resized.
 
-    ``width`` and ``height`` of the network's input are pixels, multiples of 16.
+    ``width`` and ``height`` of the network's input are pixels, multiples of 16. Three values differ from the
+    samples because short trainings measure better with them: mixed precision, coverage and boxes of equal
+    weight (1 to 10 there), and clusters of boxes that overlap by 0.7 (0.85 there). ``class_weights`` lets
+    rare or small classes count for more.
     """
+    weights = class_weights or {}
+    objectives = (
+        Objective(name="cov", initial_weight=1.0, weight_target=1.0),
+        Objective(name="bbox", initial_weight=10.0, weight_target=1.0),
+    )
+    clustering = ClusteringConfig(dbscan_eps=0.3)
     schedule = SoftStartAnnealingSchedule(
         min_learning_rate=min_learning_rate, max_learning_rate=max_learning_rate
     )
@@ -200,10 +210,13 @@ def default_spec(
             target_class_config={name: RasterizerTarget() for name in classes}
         ),
         postprocessing_config=PostprocessingConfig(
-            target_class_config={name: PostprocessingTarget() for name in classes}
+            target_class_config={name: PostprocessingTarget(clustering_config=clustering) for name in classes}
         ),
         cost_function_config=CostFunctionConfig(
-            target_classes=tuple(TargetClass(name=name) for name in classes)
+            target_classes=tuple(
+                TargetClass(name=name, class_weight=weights.get(name, 1.0), objectives=objectives)
+                for name in classes
+            )
         ),
         training_config=TrainingConfig(
             batch_size_per_gpu=batch_size,
