@@ -18,7 +18,7 @@ from ingest.events import DatasetRule, Entry, Event, Ledger
 from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
-from storage.lake import Lake, LaneCommit, among
+from storage.lake import Lake, LaneCommit
 
 log = logging.getLogger(__name__)
 
@@ -137,24 +137,25 @@ class Committer:
 
     @staticmethod
     def _commit_tables(commit: LaneCommit, parsed: Parsed, derived: Derived) -> None:
-        number = commit.number
-        for name, rows in (
-            ("mentions", parsed.mentions),
-            ("categories", parsed.categories),
-            ("labels", parsed.labels),
-        ):
-            numbered = rows.append_column(
-                schemas.TABLES[name].field("batch"), pa.repeat(pa.scalar(number, pa.int64()), rows.num_rows)
-            )
-            commit.replace(name, numbered, column="source", values=derived.sources)
-        commit.replace("images", derived.images, column="stem", values=derived.stems)
-        commit.replace("annotations", derived.annotations, column="stem", values=derived.stems)
-        commit.replace("findings", derived.findings, column="stem", values=derived.stems)
+        # What is looked up to find the groups that a batch touches goes last: a batch that is run again finds
+        # them as the first attempt did, also those of which a new label file says nothing any more.
+        sources, stems = ("source", derived.sources), ("stem", derived.stems)
+        commit.replace("labels", _numbered(commit, "labels", parsed.labels), sources, stems)
+        commit.replace("images", derived.images, stems)
+        commit.replace("annotations", derived.annotations, stems)
+        commit.replace("findings", derived.findings, stems)
+        commit.replace("categories", _numbered(commit, "categories", parsed.categories), sources)
+        commit.replace("mentions", _numbered(commit, "mentions", parsed.mentions), sources)
+
+
+def _numbered(commit: LaneCommit, name: str, rows: pa.Table) -> pa.Table:
+    number = pa.repeat(pa.scalar(commit.number, pa.int64()), rows.num_rows)
+    return rows.append_column(schemas.TABLES[name].field("batch"), number)
 
 
 def _stored_rows(commit: LaneCommit, name: str, derived: Derived) -> int:
     """Rows of the groups before this batch; what an attempt that was cut short left does not count."""
-    rows = commit.read(name, columns=["batch"], where=among("stem", derived.stems))
+    rows = commit.read(name, columns=["batch"], among=[("stem", derived.stems)])
     return int(pc.sum(pc.not_equal(rows["batch"], commit.number)).as_py() or 0)
 
 

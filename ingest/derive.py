@@ -15,7 +15,7 @@ from ingest.parse import Parsed
 from quality.check import check_boxes
 from quality.rules import FILE_RULES
 from storage import schemas
-from storage.lake import LaneCommit, among
+from storage.lake import LaneCommit
 from transforms.delivery import stem_of, without_extension
 from transforms.normalise import Groups, dataset_path, normalise
 
@@ -101,7 +101,7 @@ class _Stored:
 
     def group(self, name: str, owner: str, stems: Stems, new: pa.Table) -> pl.DataFrame:
         """All rows of the groups, stored and new; ``owner`` is the column of the key that rows come from."""
-        rows = self._commit.read(name, where=among("stem", stems) & ~pc.field(owner).isin(self._replaced))
+        rows = self._commit.read(name, where=~pc.field(owner).isin(self._replaced), among=[("stem", stems)])
         return pl.concat([_frame(rows).drop("batch"), _frame(new)])
 
     def categories(self, new: pa.Table) -> pa.Table:
@@ -112,10 +112,11 @@ class _Stored:
 
     def stems_of(self, name: str, owner: str, where: pc.Expression | None = None) -> Stems:
         """The stems of stored rows that come from replaced keys, or that fulfil ``where``."""
-        chosen = among(owner, self.replaced) if where is None else where
+        among = [(owner, self.replaced)] if where is None else []
+        rows = self._commit.read(name, columns=["dataset", "stem"], where=where, among=among)
         stems: Stems = defaultdict(set)
-        for row in self._commit.read(name, columns=["dataset", "stem"], where=chosen).to_pylist():
-            stems[row["dataset"]].add(row["stem"])
+        for dataset, stem in zip(rows["dataset"].to_pylist(), rows["stem"].to_pylist(), strict=True):
+            stems[dataset].add(stem)
         return stems
 
     def named_by_number(self, datasets: Sequence[str]) -> Stems:
@@ -125,7 +126,7 @@ class _Stored:
 
     def class_lists_replaced(self) -> set[str]:
         """The data sets of which a stored class list is replaced or goes."""
-        rows = self._commit.read("categories", columns=["dataset"], where=among("source", self.replaced))
+        rows = self._commit.read("categories", columns=["dataset"], among=[("source", self.replaced)])
         return set(rows["dataset"].to_pylist())
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from storage.errors import CommitConflictError, LakeError, UnknownKeyError
+from storage.files import Among, TableFiles, commit_files
+from storage.layout import Keys
 from storage.object_store import ObjectStore
 from storage.schemas import TABLES
 
 if TYPE_CHECKING:
     from storage.sql import Limits, Rows
-
-# Longer lists make delta-rs' planner slow, and beyond some ten thousand it overflows its stack.
-_LONGEST_PREDICATE = 4_000
 
 Snapshot = dict[str, int]
 """Table name to version: what a run reads."""
@@ -155,7 +154,9 @@ class LaneCommit:
     def __init__(self, lake: Lake, lane: str, number: int) -> None:
         self.lane = lane
         self.number = number
+        self._store = lake.store
         self._tables = {name: lake.table(name) for name in TABLES}
+        self._files: dict[str, TableFiles] = {}
 
     def has(self, name: str) -> bool:
         """Whether this batch is in the table already, from an attempt that was cut short."""
@@ -163,10 +164,17 @@ class LaneCommit:
         return done is not None and done >= self.number
 
     def read(
-        self, name: str, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+        among: Among = (),
     ) -> pa.Table:
-        """Rows as this batch sees them."""
-        return read_table(self._tables[name], columns=columns, where=where)
+        """Rows as this batch sees them, that fulfil ``where`` and whose ``(dataset, column)`` is ``among``
+        the given keys of every given column.
+        """
+        return self._files_of(name).read(columns=columns, where=where, among=among)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Add rows; nothing where the batch is in the table already."""
@@ -187,31 +195,25 @@ class LaneCommit:
         """Mark the batch done: the last commit of all."""
         self._commit("batches", row, f"lane = {sql_text(self.lane)} AND number = {self.number}")
 
-    def replace(self, name: str, rows: pa.Table, *, column: str, values: Mapping[str, Iterable[str]]) -> None:
-        """Replace, in one commit, all rows whose ``(dataset, column)`` is among ``values`` (dataset to
-        values).
+    def replace(self, name: str, rows: pa.Table, *among: tuple[str, Keys]) -> None:
+        """Replace, in one commit, all rows that are ``among``: pairs of a column and its keys (dataset to
+        values), of which a row has to fulfil all.
 
-        ``rows`` may only hold such rows. Where nothing of that kind is stored, the commit only adds files.
+        ``rows`` may only hold such rows. Files that hold none of them are not touched.
         """
         if self.has(name):
             return
-        wanted = {dataset: set(chosen) for dataset, chosen in values.items() if chosen}
-        if not wanted:
-            return
-        stored = self.read(name, columns=["dataset", column], where=among(column, wanted))
-        if not stored.num_rows:
-            self._commit(name, rows, None)
-        elif sum(map(len, wanted.values())) <= _LONGEST_PREDICATE:
-            self._commit(name, rows, _predicate(column, wanted))
-        else:
-            self._rewrite(name, rows, column, wanted)
+        actions = self._files_of(name).replacing(self._store, rows, among)
+        if actions:
+            with self._naming_conflicts(name):
+                commit_files(
+                    self._tables[name], actions, self._properties(Transaction(self.lane, self.number))
+                )
 
-    def _rewrite(self, name: str, rows: pa.Table, column: str, wanted: Mapping[str, set[str]]) -> None:
-        """Replace by writing the rest of those datasets anew: for more values than a predicate can hold."""
-        datasets = sorted(wanted)
-        kept = self.read(name, where=pc.field("dataset").isin(datasets) & ~among(column, wanted, exact=True))
-        predicate = f"dataset IN ({', '.join(map(sql_text, datasets))})"
-        self._commit(name, pa.concat_tables([kept, rows]), predicate)
+    def _files_of(self, name: str) -> TableFiles:
+        if name not in self._files:
+            self._files[name] = TableFiles(self._tables[name])
+        return self._files[name]
 
     def _commit(self, name: str, rows: pa.Table, predicate: str | None) -> None:
         if self.has(name) or (not rows.num_rows and predicate is None):
@@ -221,20 +223,27 @@ class LaneCommit:
     def _write(
         self, table: DeltaTable, rows: pa.Table, predicate: str | None, transaction: Transaction
     ) -> None:
-        properties = CommitProperties(
-            app_transactions=[transaction],
-            custom_metadata={"lane": self.lane, "batch": str(self.number)},
-            max_commit_retries=3,
-        )
-        try:
+        properties = self._properties(transaction)
+        with self._naming_conflicts(table.metadata().name):
             if predicate is None:
                 write_deltalake(table, rows, mode="append", commit_properties=properties)
             else:
                 write_deltalake(
                     table, rows, mode="overwrite", predicate=predicate, commit_properties=properties
                 )
+
+    def _properties(self, transaction: Transaction) -> CommitProperties:
+        return CommitProperties(
+            app_transactions=[transaction],
+            custom_metadata={"lane": self.lane, "batch": str(self.number)},
+            max_commit_retries=3,
+        )
+
+    @contextmanager
+    def _naming_conflicts(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except CommitFailedError as error:
-            name = table.metadata().name
             raise CommitConflictError(
                 f"table {name}: another writer committed on lane {self.lane} during batch {self.number}",
                 table=name,
@@ -247,46 +256,12 @@ def read_table(
     table: DeltaTable, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
 ) -> pa.Table:
     """Rows of one version of a table; files that cannot match are not opened."""
-    rows = table.to_pyarrow_dataset().to_table(columns=list(columns) if columns else None, filter=where)
-    # Readers may hand back views or large strings; the schemas speak of plain ones.
-    schema = TABLES[table.metadata().name]
-    names = list(columns) if columns else schema.names
-    return rows.select(names).cast(pa.schema([schema.field(name) for name in names]))
-
-
-def among(column: str, values: Mapping[str, Iterable[str]], *, exact: bool = False) -> pc.Expression:
-    """The filter "(dataset, column) is among values".
-
-    The range of the values is part of the filter, because it is what lets files be skipped by their
-    statistics.
-    """
-    terms = []
-    for dataset, chosen in values.items():
-        names = sorted(set(chosen))
-        if not names:
-            continue
-        term = (pc.field("dataset") == dataset) & pc.field(column).isin(pa.array(names, pa.string()))
-        if not exact:
-            term = term & (pc.field(column) >= names[0]) & (pc.field(column) <= names[-1])
-        terms.append(term)
-    if not terms:
-        return pads.scalar(False)
-    expression = terms[0]
-    for term in terms[1:]:
-        expression = expression | term
-    return expression
+    return TableFiles(table).read(columns=columns, where=where)
 
 
 def sql_text(value: str) -> str:
     """A text as a SQL literal."""
     return "'" + value.replace("'", "''") + "'"
-
-
-def _predicate(column: str, values: Mapping[str, Iterable[str]]) -> str:
-    return " OR ".join(
-        f"(dataset = {sql_text(dataset)} AND {column} IN ({', '.join(map(sql_text, sorted(chosen)))}))"
-        for dataset, chosen in sorted(values.items())
-    )
 
 
 def _delta_options(options: Mapping[str, Any]) -> dict[str, str]:

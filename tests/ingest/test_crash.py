@@ -31,21 +31,24 @@ def second_drop(mill: Mill) -> None:
     (mill.folder / "d/label_2/b.txt").unlink()
 
 
-def die_at(monkeypatch: pytest.MonkeyPatch, commit: int, *, after: bool) -> None:
+def die_at(monkeypatch: pytest.MonkeyPatch, commit_number: int, *, after: bool) -> None:
     """Let the process die at its n-th commit: before it is made, or after, with nobody told."""
-    write = storage.lake.write_deltalake
     made = 0
 
-    def dying(*args: object, **options: object) -> None:
-        nonlocal made
-        made += 1
-        if made == commit and not after:
-            raise Killed
-        write(*args, **options)  # type: ignore[call-overload]
-        if made == commit:
-            raise Killed
+    def dying(write: Callable[..., None]) -> Callable[..., None]:
+        def commit(*args: object, **options: object) -> None:
+            nonlocal made
+            made += 1
+            if made == commit_number and not after:
+                raise Killed
+            write(*args, **options)
+            if made == commit_number:
+                raise Killed
 
-    monkeypatch.setattr(storage.lake, "write_deltalake", dying)
+        return commit
+
+    for name in ("write_deltalake", "commit_files"):
+        monkeypatch.setattr(storage.lake, name, dying(getattr(storage.lake, name)))
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_replacing_takes_out_the_named_rows_only(lake: Lake) -> None:
         "findings", findings(finding("a"), finding("b"), finding("a", dataset="other"))
     )
     LaneCommit(lake, "main", 2).replace(
-        "findings", findings(finding("a", "inverted_box")), column="stem", values={"d": {"a", "never seen"}}
+        "findings", findings(finding("a", "inverted_box")), ("stem", {"d": {"a", "never seen"}})
     )
     rows = lake.read("findings").select(["dataset", "stem", "rule"]).to_pylist()
     assert sorted(map(str, rows)) == sorted(
@@ -76,7 +76,7 @@ def test_replacing_takes_out_the_named_rows_only(lake: Lake) -> None:
 
 def test_replacing_with_nothing_deletes(lake: Lake) -> None:
     LaneCommit(lake, "main", 1).append("findings", findings(finding("a"), finding("b")))
-    LaneCommit(lake, "main", 2).replace("findings", findings(), column="stem", values={"d": {"a"}})
+    LaneCommit(lake, "main", 2).replace("findings", findings(), ("stem", {"d": {"a"}}))
     assert stems(lake) == ["b"]
 
 
@@ -84,7 +84,7 @@ def test_more_values_than_a_predicate_can_hold_are_replaced_as_well(lake: Lake) 
     names = [f"s{i:05}" for i in range(6_000)]
     LaneCommit(lake, "main", 1).append("findings", findings(*map(finding, [*names, "kept"])))
     LaneCommit(lake, "main", 2).replace(
-        "findings", findings(finding("s00000", "inverted_box")), column="stem", values={"d": set(names)}
+        "findings", findings(finding("s00000", "inverted_box")), ("stem", {"d": set(names)})
     )
     assert stems(lake) == ["kept", "s00000"]
 
@@ -92,7 +92,7 @@ def test_more_values_than_a_predicate_can_hold_are_replaced_as_well(lake: Lake) 
 @pytest.mark.parametrize("name", ["it's", "a,b", "x' OR '1'='1", "ü ñ", "percent%20"])
 def test_names_with_quotes_and_signs_are_values_not_sql(lake: Lake, name: str) -> None:
     LaneCommit(lake, "main", 1).append("findings", findings(finding(name), finding("other")))
-    LaneCommit(lake, "main", 2).replace("findings", findings(), column="stem", values={"d": {name}})
+    LaneCommit(lake, "main", 2).replace("findings", findings(), ("stem", {"d": {name}}))
     assert stems(lake) == ["other"]
 
 

@@ -1,0 +1,231 @@
+"""The files of the tables: written in their layout, and replaced file by file in one commit.
+
+Delta's own overwrite with a predicate looks at every file for a list of more than twenty names, and writes
+what it keeps of many files as one. Here the statistics choose the files, each is written anew for itself, and
+new rows go where their neighbours are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from storage.layout import Keys, in_files, may_hold
+from storage.object_store import ObjectStore
+from storage.schemas import TABLES
+
+_ROW_GROUP = 65_536
+_WRITERS = 4
+# Texts of which the log keeps the range: those that rows are looked up by, none of which is long.
+_RANGED = frozenset(
+    {
+        "dataset",
+        "stem",
+        "sample",
+        "source",
+        "key",
+        "category",
+        "split",
+        "rule",
+        "state",
+        "kind",
+        "lane",
+        "run",
+    }
+)
+
+
+Actions = list[AddAction | RemoveAction]
+Among = Sequence[tuple[str, Keys]]
+"""Columns with their keys: rows whose (dataset, column) is among the keys, for each of the columns."""
+
+
+class TableFiles:
+    """The files of a table's handle: rows from those that matter, and what replaces them."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self.table = table
+        self.name = table.metadata().name
+        self._version = -1
+
+    def read(
+        self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None, among: Among = ()
+    ) -> pa.Table:
+        """Rows that fulfil ``where`` and are ``among``; files that cannot hold any are not opened."""
+        self._look()
+        wanted = _all_among(among) if where is None else _all_among(among) & where
+        dataset = self._part(self._candidates(among)) if among else self._dataset
+        filter_ = wanted if among or where is not None else None
+        return plain(dataset.to_table(columns=list(columns) if columns else None, filter=filter_), self.name)
+
+    def replacing(self, store: ObjectStore, rows: pa.Table, among: Among) -> Actions:
+        """The actions that put ``rows`` in place of all rows that are ``among``; the files are written."""
+        self._look()
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            candidates = self._candidates(among)
+            counts = pool.map(
+                lambda path: self._part([path]).count_rows(filter=_all_among(among)), candidates
+            )
+            touched = [path for path, count in zip(candidates, counts, strict=True) if count]
+            owners = self._owners(touched, rows)
+
+            def anew(index: int) -> list[AddAction]:
+                kept = self._part([touched[index]]).to_table(filter=~_all_among(among))
+                new = rows.filter(pa.array(owners == index))
+                return write_files(store, self.name, pa.concat_tables([plain(kept, self.name), new]))
+
+            written = [action for actions in pool.map(anew, range(len(touched))) for action in actions]
+        written += write_files(store, self.name, rows.filter(pa.array(owners == -1)))
+        return [*self.removing(touched), *written]
+
+    def removing(self, paths: Sequence[str], *, data_change: bool = True) -> list[RemoveAction]:
+        """The actions that take files out of the table."""
+        self._look()
+        sizes = dict(
+            zip(self.actions["path"].to_pylist(), self.actions["size_bytes"].to_pylist(), strict=True)
+        )
+        now = int(time.time() * 1000)
+        return [RemoveAction(path, data_change, now, sizes[path], {}) for path in paths]
+
+    def rows_of(self, paths: Sequence[str]) -> pa.Table:
+        """All rows of some files."""
+        self._look()
+        return plain(self._part(paths).to_table(), self.name)
+
+    @property
+    def actions(self) -> pa.Table:
+        """The flattened add actions: path, size, and the statistics of every file."""
+        self._look()
+        return self._actions
+
+    def _look(self) -> None:
+        """Read the list of files, where the handle has moved on since the last time."""
+        if self._version != self.table.version():
+            self._version = self.table.version()
+            self._actions = pa.table(self.table.get_add_actions(flatten=True))
+            self._dataset = self.table.to_pyarrow_dataset()
+            self._fragments = {fragment.path: fragment for fragment in self._dataset.get_fragments()}
+
+    def _candidates(self, among: Among) -> list[str]:
+        mask = np.ones(self._actions.num_rows, bool)
+        for column, keys in among:
+            mask &= may_hold(self._actions, column, keys)
+        chosen: list[str] = self._actions["path"].filter(pa.array(mask)).to_pylist()
+        return chosen
+
+    def _part(self, paths: Sequence[str]) -> pads.Dataset:
+        whole = self._dataset
+        fragments = [self._fragments[path] for path in paths]
+        return pads.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+
+    def _owners(self, touched: Sequence[str], rows: pa.Table) -> np.ndarray:
+        """The touched file that each row lies within, by place in ``touched``; -1 where there is none."""
+        owners = np.full(rows.num_rows, -1)
+        place = {path: index for index, path in enumerate(self._actions["path"].to_pylist())}
+        columns = [column for column in ("dataset", "stem") if column in rows.column_names]
+        for index, path in enumerate(touched):
+            inside = owners == -1
+            for column in columns:
+                low, high = (self._statistic(bound, column, place[path]) for bound in ("min", "max"))
+                if low is None or high is None:
+                    inside[:] = False
+                    break
+                within = pc.and_(pc.greater_equal(rows[column], low), pc.less_equal(rows[column], high))
+                inside &= within.fill_null(False).to_numpy()
+            owners[inside] = index
+        return owners
+
+    def _statistic(self, bound: str, column: str, place: int) -> str | None:
+        name = f"{bound}.{column}"
+        return self._actions[name][place].as_py() if name in self._actions.column_names else None
+
+
+def write_files(
+    store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool = True
+) -> list[AddAction]:
+    """Write rows as files of the table ``name``; they belong to it once the actions are committed."""
+    return [_write(store, name, part, data_change=data_change) for part in in_files(name, rows)]
+
+
+def commit_files(table: DeltaTable, actions: Actions, properties: CommitProperties) -> None:
+    """Commit to exactly the version that ``table`` is of; CommitFailedError where there is a newer one.
+
+    Delta would let a removal through that another writer's compaction has already made: rows would be
+    doubled. So nothing is rebased, and whoever meets another writer looks again.
+    """
+    properties.max_commit_retries = 0
+    table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
+
+
+def is_among(column: str, keys: Keys) -> pc.Expression:
+    """The filter "(dataset, column) is among keys"."""
+    expression = pads.scalar(False)
+    for dataset, values in keys.items():
+        names = pa.array(sorted(set(values)), pa.string())
+        if len(names):
+            term = (pads.field("dataset") == dataset) & pads.field(column).isin(names)
+            expression = expression | term
+    return expression
+
+
+def plain(rows: pa.Table, name: str) -> pa.Table:
+    """Rows in the types of the table ``name``: readers may hand back views or large strings."""
+    schema = TABLES[name]
+    names = [column for column in schema.names if column in rows.column_names]
+    return rows.select(names).cast(pa.schema([schema.field(column) for column in names]))
+
+
+def _all_among(among: Sequence[tuple[str, Keys]]) -> pc.Expression:
+    expression = pads.scalar(True)
+    for column, keys in among:
+        expression = expression & is_among(column, keys)
+    return expression
+
+
+def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) -> AddAction:
+    path = f"part-{uuid.uuid4()}.zstd.parquet"
+    file = io.BytesIO()
+    pq.write_table(rows, file, compression="zstd", row_group_size=_ROW_GROUP)
+    store.write(f"tables/{name}/{path}", file.getvalue())
+    return AddAction(
+        path=path,
+        size=file.tell(),
+        partition_values={},
+        modification_time=int(time.time() * 1000),
+        data_change=data_change,
+        stats=json.dumps(_statistics(rows)),
+    )
+
+
+def _statistics(rows: pa.Table) -> dict[str, object]:
+    """The statistics of a file, as Delta's protocol has them ("Per-file Statistics")."""
+    low: dict[str, object] = {}
+    high: dict[str, object] = {}
+    nulls: dict[str, int] = {}
+    for field in rows.schema:
+        column = rows[field.name]
+        if pa.types.is_nested(field.type):
+            continue
+        nulls[field.name] = column.null_count
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        if not (number or field.name in _RANGED) or column.null_count == len(column):
+            continue
+        least, most = pc.min_max(column).as_py().values()
+        # JSON has no NaN and no infinity; a NaN that hides among numbers makes no range wrong.
+        if number and not (math.isfinite(least) and math.isfinite(most)):
+            continue
+        low[field.name], high[field.name] = least, most
+    return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}

@@ -1,0 +1,93 @@
+"""How rows lie in files, so that a change reads and writes little of a large table.
+
+The tables that samples are derived into lie in the order of (dataset, stem), in files of some thousand
+images, however the rows came. What belongs to a group of samples is then in a file or two of every table, and
+the statistics in Delta's log say in which. A change costs those files: as much in a lake of a million images
+as in one of ten thousand. Larger files would be scanned a little faster and changed a lot slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Keys = Mapping[str, Iterable[str]]
+"""Data set to values of a column."""
+Texts = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a table's rows and how many make a file; without an order rows stay as they came."""
+
+    rows_per_file: int
+    order: tuple[str, ...] = ()
+
+
+_SAMPLES = ("dataset", "stem")
+LAYOUTS: dict[str, Layout] = {
+    "images": Layout(8_192, (*_SAMPLES, "sample")),
+    "mentions": Layout(8_192, (*_SAMPLES, "source")),
+    "findings": Layout(16_384, (*_SAMPLES, "source", "instance")),
+    "labels": Layout(65_536, (*_SAMPLES, "source", "instance")),
+    "annotations": Layout(65_536, (*_SAMPLES, "source", "instance")),
+    "masks": Layout(16_384, ("dataset", "sample", "source", "instance")),
+    "categories": Layout(16_384, ("dataset", "source", "category_id")),
+    "objects": Layout(262_144),
+    # A row holds all events of its batch.
+    "batches": Layout(64),
+}
+_SMALL_TABLE = Layout(16_384)
+
+
+def layout_of(name: str) -> Layout:
+    """The layout of a table."""
+    return LAYOUTS.get(name, _SMALL_TABLE)
+
+
+def in_files(name: str, rows: pa.Table) -> list[pa.Table]:
+    """Rows in the order of their table, cut into what makes a file; a little more or less is left whole."""
+    if not rows.num_rows:
+        return []
+    layout = layout_of(name)
+    if layout.order:
+        order = pc.sort_indices(rows, sort_keys=[(column, "ascending") for column in layout.order])
+        rows = rows.take(order)
+    parts = max(1, round(rows.num_rows / layout.rows_per_file))
+    cuts = np.linspace(0, rows.num_rows, parts + 1).astype(int)
+    return [rows.slice(cuts[i], cuts[i + 1] - cuts[i]) for i in range(parts)]
+
+
+def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_]:
+    """Which files may hold rows whose ``(dataset, column)`` is among ``keys``, by their statistics.
+
+    ``actions`` are the flattened add actions of a version. A file without statistics may hold anything.
+    """
+    found = np.zeros(actions.num_rows, bool)
+    low, high = _bounds(actions, column)
+    first, last = _bounds(actions, "dataset")
+    known = np.array([a is not None and b is not None for a, b in zip(low, first, strict=True)], bool)
+    for dataset, values in keys.items():
+        chosen = np.array(sorted(set(values)), dtype=object)
+        here = [a is not None and a <= dataset <= b for a, b in zip(first, last, strict=True)]
+        places = np.flatnonzero(known & np.array(here, bool))
+        if len(chosen) and len(places):
+            begin = np.searchsorted(chosen, low[places], side="left")
+            end = np.searchsorted(chosen, high[places], side="right")
+            found[places] |= begin < end
+    return found | ~known
+
+
+def _bounds(actions: pa.Table, column: str) -> tuple[Texts, Texts]:
+    """The least and the greatest text of a column, file by file; both None where one is not known."""
+    names = (f"min.{column}", f"max.{column}")
+    if not set(names) <= set(actions.column_names):
+        return np.full(actions.num_rows, None, dtype=object), np.full(actions.num_rows, None, dtype=object)
+    low, high = (np.array(actions[name].to_pylist(), dtype=object) for name in names)
+    low[high == np.array(None)] = None
+    return low, high
