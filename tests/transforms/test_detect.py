@@ -202,8 +202,8 @@ def test_boxes_in_a_file_with_the_name_of_a_class_list_are_not_taken_for_names()
 
 
 def test_json_lines_are_refused_by_name() -> None:
-    line = b'{"file_name": "a.jpg", "detection": {"instances": []}}\n'
-    with pytest.raises(UnknownFormatError, match="ODVG JSON lines"):
+    line = b'{"name": "a.jpg", "labels": []}\n'
+    with pytest.raises(UnknownFormatError, match="BDD100K JSON"):
         read_label(line * 2, "train.jsonl")
 
 

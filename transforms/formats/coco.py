@@ -9,7 +9,7 @@ import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -17,7 +17,14 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from storage.errors import UnknownFormatError, UnreadableError
-from transforms.delivery import DELIVERED_CATEGORIES, DELIVERED_MENTIONS, Delivery, stem_of, table
+from transforms.delivery import (
+    DELIVERED_CATEGORIES,
+    DELIVERED_MENTIONS,
+    Delivery,
+    stem_of,
+    table,
+    without_extension,
+)
 from transforms.formats.coco_columns import (
     Annotation,
     Int64,
@@ -27,12 +34,15 @@ from transforms.formats.coco_columns import (
     join_members,
     labels_table,
 )
+from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
 from transforms.formats.json_text import decode, extras, utf8
 from transforms.formats.refs import ref_of, tidy
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
 
+_plain = msgspec.json.Decoder(list[PlainAnnotation])
+_NULL = Raw(b"null")
 _STARTS_LIST = re.compile(rb"[ \t\r\n]*\[")
 
 
@@ -48,15 +58,9 @@ class _Category(Struct, gc=False):
     name: str
 
 
-class _PlainFile(Struct):
-    images: list[Raw]
-    annotations: list[PlainAnnotation] | None = None
-    categories: list[Raw] | None = None
-
-
 class _File(Struct):
     images: list[Raw]
-    annotations: list[Raw] | None = None
+    annotations: Raw = Raw()
     categories: list[Raw] | None = None
 
 
@@ -64,9 +68,10 @@ def read_coco(data: bytes, path: str) -> Delivery:
     """Read a COCO file; ``bbox`` is ``xywh`` in pixels, as delivered, and crowds have ``ignore``.
 
     ``segmentation`` is the JSON text of the file without white space. ``attributes`` keep id, area and all
-    keys that have no column: of annotations, images (in the mentions) and categories. An annotation of an
-    image that the file does not list has the ref ``image_id:<id>``. Files without ``annotations`` (and those
-    without any category and annotation) only list images: their mentions have ``instances`` null.
+    keys that have no column: of annotations, images (in the mentions) and categories; what else the file says
+    of itself (info, licenses) is a mention of kind ``file``. An annotation of an image that the file does not
+    list has the ref ``image_id:<id>``. Files without ``annotations`` (and those without any category and
+    annotation) only list images: their mentions have ``instances`` null.
 
     Raises :class:`UnreadableError` for what is not COCO or contradicts itself, with the place in the
     document, and :class:`UnknownFormatError` for captions, panoptic files and image labels, which have no
@@ -81,77 +86,202 @@ def read_coco(data: bytes, path: str) -> Delivery:
         raise UnreadableError(path, str(error), expected=EXPECTED) from error
 
 
-def _read_file(json: bytes, path: str) -> Delivery:
-    found, annotations, more = _decode_file(json, path)
-    _refuse_without_boxes(annotations, more, path)
-    index, columns = _images(found.images, path)
-    names, categories = _categories(found.categories or [], path)
-    only_listed = found.annotations is None or not (annotations or names)
+def read_coco_chunks(file: BinaryIO, path: str, *, slice_bytes: int = SLICE_BYTES) -> Iterator[Delivery]:
+    """Read a COCO file of any size in parts; together they are what :func:`read_coco` gives.
 
-    # Annotations of images that are not listed add an image each, after those that are.
-    refs, listed = columns["ref"], len(index)
-    owner = _owners(annotations, index, len(refs))
-    refs += [f"image_id:{image_id}" for image_id in list(index)[listed:]]
-    more_refs = len(refs) - len(columns["width"])
-    mentions: dict[str, object] = {
-        "kind": ["label"] * len(refs),
-        "format": ["coco"] * len(refs),
-        "ref": refs,
-        "stem": [stem_of(ref) for ref in refs],
-        **{name: columns[name] + [None] * more_refs for name in ("width", "height", "attributes")},
-    }
-    if not only_listed:
-        mentions["instances"] = np.bincount(owner, minlength=len(refs))
-    return Delivery(
-        kind="label",
-        format="coco",
-        labels=labels_table(annotations, more, owner, refs, names, path),
-        mentions=table(mentions, DELIVERED_MENTIONS),
-        categories=categories,
+    ``file`` must be seekable. Each part has the labels of a slice of the annotations; the last has the
+    mentions and categories. Memory is that of a slice, of the list of images, and of no more.
+    """
+    try:
+        found = scan(file, slice_bytes=slice_bytes)
+    except ScanError:
+        found = None
+    if found is None or not found.slices:
+        # Small, damaged, or another form: read as a whole it gives its rows or its error.
+        file.seek(0)
+        yield read_coco(file.read(), path)
+        return
+    with _no_garbage_collection():
+        try:
+            yield from _parts(file, found, path)
+        except _NotInPartsError:
+            file.seek(0)
+            read_coco(file.read(), path)
+            raise UnreadableError(path, "a file that changes while it is read", expected=EXPECTED) from None
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise UnreadableError(path, str(error), expected=EXPECTED) from error
+
+
+class _NotInPartsError(Exception):
+    """A part is damaged; reading the whole says where."""
+
+
+def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
+    around = _Around.of(found.outline, path) if found.outline is not None else _Around.of_results()
+    if found.outline is not None and around.marked != Raw(MARK):
+        raise _NotInPartsError
+    first, waiting = 0, []
+    for start, length in found.slices:
+        file.seek(start)
+        slice_ = b"[" + file.read(length) + b"]"
+        try:
+            annotations, more = _decode_list(slice_, path)
+        except UnreadableError as error:
+            raise _NotInPartsError from error
+        labels = around.rows(annotations, more, path, first=first)
+        first += len(annotations)
+        if waiting is not None and not any(map(has_shape, annotations)):
+            waiting.append((labels, annotations[:1], more))
+            continue
+        for held, _, _ in waiting or ():
+            yield Delivery(kind="label", format="coco", labels=held)
+        waiting = None
+        yield Delivery(kind="label", format="coco", labels=labels)
+    if waiting:
+        _refuse_without_boxes(waiting[0][1], waiting[0][2], path)
+    mentions, categories = around.tables(only_listed=False)
+    yield Delivery(kind="label", format="coco", mentions=mentions, categories=categories)
+
+
+def _read_file(json: bytes, path: str) -> Delivery:
+    around = _Around.of(json, path)
+    annotations, more = (
+        _decode_list(around.marked, path, within="$.annotations") if around.marked else ([], None)
     )
+    _refuse_without_boxes(annotations, more, path)
+    labels = around.rows(annotations, more, path)
+    only_listed = around.marked is None or not (annotations or around.names)
+    mentions, categories = around.tables(only_listed=only_listed)
+    return Delivery(kind="label", format="coco", labels=labels, mentions=mentions, categories=categories)
 
 
 def _read_results(json: bytes, path: str) -> Delivery:
     """Results name images and categories by number only."""
-    annotations: Sequence[Annotation]
-    try:
-        annotations, more = msgspec.json.decode(json, type=list[PlainAnnotation]), None
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        raws = decode(json, list[Raw], path, expected=EXPECTED)
-        annotations, more = _decode_annotations(raws, path, within="$")
+    annotations, more = _decode_list(json, path)
     if not annotations:
         raise UnknownFormatError(path, "an empty list", expected=EXPECTED)
     _refuse_without_boxes(annotations, more, path)
-    index: dict[int | str, int] = {}
-    owner = _owners(annotations, index, 0)
-    refs = [f"image_id:{image_id}" for image_id in index]
-    mentions = {
-        "kind": ["label"] * len(refs),
-        "format": ["coco"] * len(refs),
-        "ref": refs,
-        "stem": [stem_of(ref) for ref in refs],
-        "instances": np.bincount(owner),
-    }
-    return Delivery(
-        kind="label",
-        format="coco",
-        labels=labels_table(annotations, more, owner, refs, {}, path),
-        mentions=table(mentions, DELIVERED_MENTIONS),
-    )
+    around = _Around.of_results()
+    labels = around.rows(annotations, more, path)
+    mentions, _ = around.tables(only_listed=False)
+    return Delivery(kind="label", format="coco", labels=labels, mentions=mentions)
 
 
-def _decode_file(json: bytes, path: str) -> tuple[_PlainFile | _File, Sequence[Annotation], list[str] | None]:
-    """The file, its annotations, and their further keys as JSON text, where any has some.
+class _Around:
+    """What stands around the annotations of a file: images, categories, and the file itself."""
+
+    def __init__(
+        self,
+        marked: Raw | None,
+        images: tuple[dict[int | str, int], dict[str, list[Any]]],
+        categories: tuple[dict[int | None, str], pa.Table],
+        document: str | None,
+        path: str,
+    ) -> None:
+        self.marked = marked
+        self.names, self._categories = categories
+        self._index, self._columns = images
+        self._document = document
+        self._path = path
+        # Annotations of images that are not listed add an image each, after those that are.
+        self._listed = len(self._columns["ref"])
+        self._first_id: dict[int, int | str] = {}
+        for image_id, place in self._index.items():
+            self._first_id.setdefault(place, image_id)
+        self._aliases = len(self._index) > self._listed
+        self._known = len(self._index)
+        self._counts = np.zeros(self._listed, np.int64)
+
+    @classmethod
+    def of(cls, json: bytes, path: str) -> _Around:
+        """Of a document; ``marked`` are the bytes of its annotations."""
+        found = decode(json, _File, path, expected=EXPECTED)
+        document = extras([Raw(json)], _File.__struct_fields__)[0]
+        marked = (
+            None if not memoryview(found.annotations) or found.annotations == _NULL else found.annotations
+        )
+        categories = _categories(found.categories or [], path)
+        return cls(
+            marked, _images(found.images, path), categories, f"{{{document}}}" if document else None, path
+        )
+
+    @classmethod
+    def of_results(cls) -> _Around:
+        """Of a list of results, which says nothing of images and categories but their ids."""
+        columns: dict[str, list[Any]] = {"ref": [], "width": [], "height": [], "attributes": []}
+        return cls(None, ({}, columns), ({}, DELIVERED_CATEGORIES.empty_table()), None, "")
+
+    def rows(
+        self, annotations: Sequence[Annotation], more: list[str] | None, path: str, *, first: int = 0
+    ) -> pa.Table:
+        """The labels of some annotations, in their order."""
+        index, known = self._index, self._known - self._listed
+        # The place of an image that is not listed follows all before it.
+        owner = np.fromiter(
+            (index.setdefault(a.image_id, len(index) - known) for a in annotations),
+            np.int64,
+            len(annotations),
+        )
+        refs = self._columns["ref"]
+        refs += [f"image_id:{image_id}" for image_id in list(index)[known + len(refs) :]]
+        self._counts.resize(len(refs))
+        self._counts += np.bincount(owner, minlength=len(refs))
+        if self._aliases:
+            more = self._with_image_ids(annotations, more, owner)
+        return labels_table(annotations, more, owner, refs, self.names, path, first=first)
+
+    def tables(self, *, only_listed: bool) -> tuple[pa.Table, pa.Table]:
+        """Mentions and categories, once all annotations have been seen."""
+        refs = self._columns["ref"]
+        unlisted = len(refs) - self._listed
+        mentions: dict[str, object] = {
+            "kind": ["label"] * len(refs),
+            "format": ["coco"] * len(refs),
+            "ref": refs,
+            "stem": [stem_of(ref) for ref in refs],
+            **{name: self._columns[name] + [None] * unlisted for name in ("width", "height", "attributes")},
+        }
+        if not only_listed:
+            mentions["instances"] = self._counts
+        said = table(mentions, DELIVERED_MENTIONS)
+        if self._document is not None:
+            ref = without_extension(self._path)
+            row = {
+                "kind": "file",
+                "format": "coco",
+                "ref": ref,
+                "stem": stem_of(ref),
+                "attributes": self._document,
+            }
+            said = pa.concat_tables([said, table([row], DELIVERED_MENTIONS)])
+        return said, self._categories
+
+    def _with_image_ids(
+        self, annotations: Sequence[Annotation], more: list[str] | None, owner: Owner
+    ) -> list[str]:
+        """Keep the id of an image that has several, where it is not the first."""
+        texts = more or [""] * len(annotations)
+        return [
+            text
+            if self._first_id.get(place, a.image_id) == a.image_id
+            else join_members(text, f'"image_id":{_json(a.image_id)}')[1:-1]
+            for text, a, place in zip(texts, annotations, owner.tolist(), strict=True)
+        ]
+
+
+def _decode_list(
+    json: bytes | Raw, path: str, *, within: str = "$"
+) -> tuple[Sequence[Annotation], list[str] | None]:
+    """Annotations, and their further keys as JSON text, where any has some.
 
     Nearly all files have the standard keys alone: those take one pass.
     """
     try:
-        plain = msgspec.json.decode(json, type=_PlainFile)
-        return plain, plain.annotations or [], None
+        return _plain.decode(json), None
     except (msgspec.DecodeError, RecursionError, ValueError):
         # Further keys, or a mistake, which the next pass will name.
-        found = decode(json, _File, path, expected=EXPECTED)
-        return found, *_decode_annotations(found.annotations or [], path, within="$.annotations")
+        raws = decode(json, list[Raw], path, expected=EXPECTED, within=within)
+        return _decode_annotations(raws, path, within=within)
 
 
 def _decode_annotations(raws: list[Raw], path: str, *, within: str) -> tuple[list[Annotation], list[str]]:
@@ -178,13 +308,6 @@ def _refuse_without_boxes(annotations: Sequence[Annotation], more: list[str] | N
     raise UnknownFormatError(
         path, f"recognised as COCO {what}, which is not read", expected="annotations with boxes"
     )
-
-
-def _owners(annotations: Sequence[Annotation], index: dict[int | str, int], refs: int) -> Owner:
-    """The place of each annotation's image; those that ``index`` lacks are added, from ``refs`` on."""
-    listed = len(index)
-    places = (index.setdefault(a.image_id, refs + len(index) - listed) for a in annotations)
-    return np.fromiter(places, np.int64, len(annotations))
 
 
 def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, int], dict[str, list[Any]]]:

@@ -48,8 +48,14 @@ def labels_table(
     refs: list[str],
     names: Mapping[int | None, str],
     path: str,
+    *,
+    first: int = 0,
 ) -> pa.Table:
-    """One row per annotation; built in parts, so that few Python values are alive at a time."""
+    """One row per annotation; built in parts, so that few Python values are alive at a time.
+
+    ``more`` are further members of each, as JSON without braces; ``first`` is the place of the first
+    annotation in its file.
+    """
     all_refs = pa.array(refs, pa.string())
     all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
     tables = [DELIVERED_LABELS.empty_table()]
@@ -59,13 +65,13 @@ def labels_table(
         owners = pa.array(owner[start : start + count])
         crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
         columns = {
-            "instance": np.arange(start, start + count),
+            "instance": np.arange(first + start, first + start + count),
             "format": pa.repeat("coco", count),
             "ref": all_refs.take(owners),
             "stem": all_stems.take(owners),
             "category_id": [a.category_id for a in part],
             "category": [names.get(a.category_id) for a in part],
-            "bbox": _boxes(part, start, path),
+            "bbox": _boxes(part, first + start, path),
             "bbox_mode": pa.repeat("xywh", count),
             "iscrowd": crowd,
             "ignore": crowd,
@@ -122,8 +128,9 @@ def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> li
 def _unusual(a: Annotation) -> str:
     """The same for annotations that lack a usual key: an ``iscrowd`` of null says that there was none."""
     members = {name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None}
-    # Results never have it.
-    if a.iscrowd not in {0, 1} and not (a.iscrowd is None and a.score is not None):
+    # Results have neither id nor iscrowd.
+    result = a.iscrowd is None and a.id is None and a.score is not None
+    if a.iscrowd not in {0, 1} and not result:
         members["iscrowd"] = a.iscrowd
     if a.bbox is not None and not a.bbox:
         members["bbox"] = a.bbox

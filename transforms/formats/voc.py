@@ -26,7 +26,8 @@ def read_voc(data: bytes, path: str) -> Delivery:
     """Read a Pascal VOC file; ``bbox`` is ``xyxy`` in pixels, as delivered; difficult has ``ignore``.
 
     All other elements (pose, truncated, occluded, parts, unknown ones) are in ``attributes`` by their names,
-    with their texts; ``$written`` are corners in other than the shortest digits. Raises :class:`UnreadableError` with the line for an object without name or box.
+    with their texts; ``$written`` are corners in other than the
+    shortest digits. Raises :class:`UnreadableError` with the line for an object without name or box.
     """
     return voc_of(read_xml(data, path), path)
 

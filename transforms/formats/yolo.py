@@ -32,9 +32,9 @@ _FAR_OUT = 10.0
 def read_yolo(data: bytes, path: str) -> Delivery:
     """Read a YOLO label file; ``bbox`` is ``cxcywh_norm``, ``category_id`` the number, ``category`` null.
 
-    A polygon becomes ``segmentation`` ``[[x1, y1, …]]`` in parts of the image, and its extent the box. The words of
-    a box go to ``attributes`` as ``$written`` where they are not the shortest for their numbers. Raises
-    :class:`UnreadableError` with the line for other numbers of columns, and for coordinates in pixels.
+    A polygon becomes ``segmentation`` ``[[x1, y1, …]]`` in parts of the image, and its extent the box. The
+    words of a box go to ``attributes`` as ``$written`` where they are not the shortest for their numbers.
+    Raises :class:`UnreadableError` with the line for other numbers of columns, and for coordinates in pixels.
     """
     ref = without_extension(path)
     boxes: list[Sequence[float]] = []

@@ -14,13 +14,13 @@ class Numbers:
     """Classes and their numbers. ``names`` is in the order of the class list."""
 
     names: dict[int, str]
-    _of_name: dict[str, int]
+    of_name: dict[str, int]
 
     def number_of(self, number: int | None, name: str | None, delivered: bool) -> int:
         """The number of a box's class; one that came with the box counts where it was ``delivered`` so."""
         if delivered and number is not None:
             return number
-        return self._of_name[name or ""]
+        return self.of_name[name or ""]
 
 
 def numbered(collection: Collection, *, first: int = 0, keep: bool = True) -> Numbers:

@@ -39,7 +39,7 @@ def write_coco(
         pl.col("category")
         .fill_null("")
         .replace_strict(
-            list(names._of_name), list(names._of_name.values()), default=None, return_dtype=pl.Int64
+            list(names.of_name), list(names.of_name.values()), default=None, return_dtype=pl.Int64
         )
     )
     category_id = pl.coalesce("category_id", number) if own else number
@@ -76,7 +76,7 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
         pl.col("category")
         .fill_null("")
         .replace_strict(
-            list(names._of_name), list(names._of_name.values()), default=None, return_dtype=pl.Int64
+            list(names.of_name), list(names.of_name.values()), default=None, return_dtype=pl.Int64
         )
     )
     boxes = _boxes(collection, own=True).with_columns(
@@ -223,8 +223,10 @@ def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, 
         record.setdefault("file_name", row["file_name"] or row["ref"])
         sizes = {side: row[side] for side in ("width", "height") if row[side] is not None}
         ids[row["image"]] = json_text(record["id"])
-        for one in _records(record, again):
-            texts.append(json_text({"id": one["id"], "file_name": one["file_name"], **sizes, **one}))
+        texts += [
+            json_text({"id": one["id"], "file_name": one["file_name"], **sizes, **one})
+            for one in _records(record, again)
+        ]
     return texts, ids
 
 

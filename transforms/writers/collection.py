@@ -1,4 +1,4 @@
-"""Images, boxes and classes as the writers take them, from the tables of the lake or straight from readers."""
+"""Images, boxes and classes as the writers take them, from tables of the lake or straight from readers."""
 
 from __future__ import annotations
 
@@ -41,15 +41,26 @@ class Collection:
         relative = pl.col("bbox_mode").str.ends_with("_norm") & (pl.col("bbox").is_not_null())
         unknown = boxes.filter(relative & (pl.col("width").is_null() | pl.col("height").is_null()))
         if unknown.height:
-            name = unknown["ref"][0]
-            raise ConfigError(
-                f"{name}: its boxes are parts of an image whose size is not known; "
-                "name the folder of the images",
-                ref=name,
-            )
+            raise _size_unknown(unknown["ref"][0], "its boxes are parts of the image")
         boxes = corners(boxes)
-        noisy = [pl.col(name).round_sig_figs(12) for name in ("xmin", "ymin", "xmax", "ymax")]
-        return absolute_polygons(boxes.with_columns(noisy))
+        # A sum of two decimals has digits that neither had: 0.1 + 0.2 is 0.30000000000000004.
+        made = pl.col("bbox_mode") != "xyxy"
+        rounded = [
+            pl.when(made).then(pl.col(name).round_sig_figs(12)).otherwise(pl.col(name)).alias(name)
+            for name in ("xmin", "ymin", "xmax", "ymax")
+        ]
+        return absolute_polygons(boxes.with_columns(rounded))
+
+    def with_sizes_needed(self) -> Collection:
+        """The same; raises :class:`ConfigError` where a box in pixels is of an image whose size is unknown."""
+        pixels = self.boxes.filter(~pl.col("bbox_mode").str.ends_with("_norm"))["image"].unique()
+        sizes = self.images.filter(pl.col("image").is_in(pixels.implode()))
+        unknown = sizes.filter(
+            ~(pl.col("width") > 0).fill_null(value=False) | ~(pl.col("height") > 0).fill_null(value=False)
+        )
+        if unknown.height:
+            raise _size_unknown(unknown["ref"][0], "the target wants parts of the image")
+        return self
 
     def with_images(self, files: Mapping[str, tuple[str, int | None, int | None]]) -> Collection:
         """Fill in file names and sizes of images.
@@ -175,6 +186,12 @@ def of_annotations(annotations: pa.Table, images: pa.Table, labels: pa.Table | N
         pl.lit(None, pl.Int64).alias("category_id"), "category", pl.lit(None, pl.String).alias("attributes")
     )
     return Collection(images=pictures, boxes=boxes, categories=categories)
+
+
+def _size_unknown(ref: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{ref}: the size of this image is not known, and {why}; name the folder of images", ref=ref
+    )
 
 
 def _file_name() -> pl.Expr:

@@ -46,9 +46,10 @@ def write_odvg(
             continue
         label = own.number_of(row["category_id"], row["category"], row["format"] == "odvg")
         instances[row["image"]].append(_instance(row, label, grounded=grounded[row["image"]]))
-    text = []
-    for image in collection.images.iter_rows(named=True):
-        text.append(json_text(_line(image, instances[image["image"]], grounded=grounded[image["image"]])))
+    text = [
+        json_text(_line(image, instances[image["image"]], grounded=grounded[image["image"]]))
+        for image in collection.images.iter_rows(named=True)
+    ]
     files = {lines: "".join(f"{line}\n" for line in text).encode()}
     names = own.names
     if label_map is not None and names and not all(grounded.values()):

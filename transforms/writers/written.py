@@ -41,7 +41,10 @@ class Written:
 
 
 def attributes_of(text: str | None) -> dict[str, Any]:
-    """Attributes as a mapping, numbers with a point as :class:`msgspec.Raw`; what another form put below ``attributes`` counts as the row's own."""
+    """Attributes as a mapping, numbers with a point as :class:`msgspec.Raw`.
+
+    What another form put below ``attributes`` counts as the row's own.
+    """
     if not text:
         return {}
     values = _object.decode(text)

@@ -61,7 +61,7 @@ def _rows(collection: Collection) -> pl.DataFrame:
         nothing = pl.lit(None, pl.Int32)
         return collection.boxes.with_columns(pl.col("bbox").alias("parts"), width=nothing, height=nothing)
     # Sizes are needed by every box that is in pixels.
-    frame = collection.with_pixels_known().absolute()
+    frame = collection.with_sizes_needed().absolute()
     width, height = pl.col("width"), pl.col("height")
     made = pl.concat_list(
         value.round_sig_figs(10)
