@@ -100,10 +100,17 @@ class TableFiles:
         now = int(time.time() * 1000)
         return [RemoveAction(path, data_change, now, sizes[path], {}) for path in paths]
 
-    def rows_of(self, paths: Sequence[str]) -> pa.Table:
-        """All rows of some files."""
+    def rows_of(
+        self,
+        paths: Sequence[str],
+        *,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of some files."""
         self._look()
-        return plain(self._part(paths).to_table(), self.name)
+        rows = self._part(paths).to_table(columns=list(columns) if columns else None, filter=where)
+        return plain(rows, self.name)
 
     @property
     def actions(self) -> pa.Table:
@@ -167,7 +174,9 @@ def commit_files(table: DeltaTable, actions: Actions, properties: CommitProperti
     doubled. So nothing is rebased, and whoever meets another writer looks again.
     """
     properties.max_commit_retries = 0
+    committed = table.version() + 1
     table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
+    table.load_as_version(committed)
 
 
 def is_among(column: str, keys: Keys) -> pc.Expression:

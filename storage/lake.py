@@ -22,6 +22,10 @@ from storage.schemas import TABLES
 if TYPE_CHECKING:
     from storage.sql import Limits, Rows
 
+# Opening a table reads its newest checkpoint and the commits since. The log is shortened by
+# :mod:`storage.retention`, which knows the versions that runs were made from; Delta's own clean-up does not.
+_PROPERTIES = {"delta.checkpointInterval": "25", "delta.enableExpiredLogCleanup": "false"}
+
 Snapshot = dict[str, int]
 """Table name to version: what a run reads."""
 
@@ -56,6 +60,7 @@ class Lake:
                 schema=schema,
                 mode="ignore",
                 name=name,
+                configuration=_PROPERTIES,
                 storage_options=lake._storage_options,
             )
         return lake

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -51,16 +52,29 @@ def layout_of(name: str) -> Layout:
 
 
 def in_files(name: str, rows: pa.Table) -> list[pa.Table]:
-    """Rows in the order of their table, cut into what makes a file; a little more or less is left whole."""
+    """Rows in the order of their table, cut into what makes a file; every data set has files of its own."""
+    layout = layout_of(name)
+    if not layout.order:
+        return _cut(rows, layout.rows_per_file)
+    order = pc.sort_indices(rows, sort_keys=[(column, "ascending") for column in layout.order])
+    rows = rows.take(order)
+    # One after the other, because sorted.
+    sizes = pc.value_counts(rows["dataset"].combine_chunks()).field("counts").to_pylist()
+    files = []
+    first = 0
+    for size in sizes:
+        files += _cut(rows.slice(first, size), layout.rows_per_file)
+        first += size
+    return files
+
+
+def _cut(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
+    """Equal parts of about that size."""
     if not rows.num_rows:
         return []
-    layout = layout_of(name)
-    if layout.order:
-        order = pc.sort_indices(rows, sort_keys=[(column, "ascending") for column in layout.order])
-        rows = rows.take(order)
-    parts = max(1, round(rows.num_rows / layout.rows_per_file))
-    cuts = np.linspace(0, rows.num_rows, parts + 1).astype(int)
-    return [rows.slice(cuts[i], cuts[i + 1] - cuts[i]) for i in range(parts)]
+    parts = max(1, round(rows.num_rows / rows_per_file))
+    cuts = [rows.num_rows * i // parts for i in range(parts + 1)]
+    return [rows.slice(begin, end - begin) for begin, end in pairwise(cuts)]
 
 
 def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_]:
@@ -80,7 +94,8 @@ def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_
             begin = np.searchsorted(chosen, low[places], side="left")
             end = np.searchsorted(chosen, high[places], side="right")
             found[places] |= begin < end
-    return found | ~known
+    found |= ~known
+    return found
 
 
 def _bounds(actions: pa.Table, column: str) -> tuple[Texts, Texts]:

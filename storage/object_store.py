@@ -131,6 +131,18 @@ class ObjectStore:
             self._filesystem.pipe_file(self._remote(key), data)
         return self.uri(key)
 
+    def remove(self, key: str) -> None:
+        """Delete an object; nothing where there is none."""
+        try:
+            if self.is_directory:
+                self._path(key).unlink(missing_ok=True)
+            else:
+                self._filesystem.rm_file(self._remote(key))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
+
     def upload(self, key: str, path: Path) -> str:
         """Copy a local file to ``key``; return its address."""
         if self.is_directory and self._path(key) == path.resolve():
