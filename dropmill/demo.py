@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from dropmill.follow import epoch_text, last_epoch
 from ingest.events import DatasetRule
 from ingest.triggers import GATE_REFUSES
 from storage.errors import ConfigError, JobError, LakeError
@@ -248,17 +249,9 @@ def _run_over(demo: Demo) -> Callable[[], tuple[bool, str]]:
 
 
 def _progress(demo: Demo, run: str) -> str:
-    """The last line that the run wrote about itself."""
-    path = demo.lake_folder / "artifacts" / "runs" / run / "results" / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ""
-    if not lines or not lines[-1].endswith("}"):
-        return ""
-    last = json.loads(lines[-1])
-    measured = f", mAP50 {last['val_map50']:.3f}" if "val_map50" in last else ""
-    return f"epoch {last['epoch']:.0f}, cost {last['cost']:.3g}{measured}, {last['seconds']:.1f} s"
+    """How far the training of a run is."""
+    last = last_epoch(demo.lake_folder / "artifacts" / "runs" / run / "results" / "metrics.jsonl")
+    return epoch_text(last) if last else ""
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from dropmill import __version__
 from dropmill.config import TrainConfig
+from dropmill.follow import Follow
 from dropmill.lake_samples import LakeSamples, read_samples
 from storage import schemas
 from storage.errors import ConfigError, ExportError
@@ -78,7 +79,7 @@ class TrainingRun:
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.txt").write_text(spec_text(spec), encoding="utf-8")
-        with self._stage("train"):
+        with self._stage("train"), Follow(folder / "results" / "metrics.jsonl"):
             trained = train_with_ray(
                 spec,
                 train,
