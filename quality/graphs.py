@@ -40,7 +40,7 @@ def save_graphs(
     written = []
     for chapter in chapters:
         path = folder / f"{chapter.name}.pdf"
-        with _style(min(width, height)), pdf_pages(path, metadata={"Title": chapter.title}) as pdf:
+        with style(min(width, height)), pdf_pages(path, metadata={"Title": chapter.title}) as pdf:
             for number, page in enumerate((p for whole in chapter.pages for p in _broken(whole)), start=1):
                 figure = draw(page, width, height)
                 picture = folder / f"{chapter.name}_{number}.png"
@@ -61,7 +61,7 @@ def svg_of(page: Page) -> str:
     rows = len(page.labels) if isinstance(page, Points) else rows
     height = min(40.0, max(2.2, 1.1 + 0.27 * rows)) if rows else 3.6
     text = io.StringIO()
-    with _style(9.0, small=True):
+    with style(9.0, small=True):
         draw(page, 8.2, height, title=False).savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -241,7 +241,8 @@ def _pdf_pages() -> Any:
     return PdfPages
 
 
-def _style(inches: float, *, small: bool = False) -> Any:
+def style(inches: float, *, small: bool = False) -> Any:
+    """The look of all charts, as a context; text fits a figure of ``inches``."""
     import matplotlib as mpl
 
     return mpl.rc_context(
