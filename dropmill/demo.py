@@ -32,6 +32,7 @@ from transforms.images import is_image
 
 MARKER = ".dropmill-demo"
 _POLL_S = 0.3
+_RUN_POLL_S = 2.0  # looking costs time that the training would use
 _INGEST_LIMIT_S = 300.0
 _TRAIN_LIMIT_S = 1800.0
 
@@ -104,7 +105,7 @@ def run_demo(demo: Demo, tell: Tell) -> Lake:
             _wait_for(demo, service, _ingested(demo, len(first) + len(second)), _INGEST_LIMIT_S, tell)
         tell("all is in the tables; waiting for the rule to start a training run")
         with demo.stage("trigger, train, evaluate, export, compile"):
-            _wait_for(demo, service, _run_over(demo), _TRAIN_LIMIT_S, tell)
+            _wait_for(demo, service, _run_over(demo), _TRAIN_LIMIT_S, tell, poll_s=_RUN_POLL_S)
     finally:
         status = _stop(service)
     tell(f"the service was told to stop and ended with status {status}")
@@ -197,6 +198,8 @@ def _wait_for(
     look: Callable[[], tuple[bool, str]],
     limit_s: float,
     tell: Tell,
+    *,
+    poll_s: float = _POLL_S,
 ) -> None:
     """Look until it is so, and tell whenever there is something new to tell."""
     began = time.monotonic()
@@ -212,7 +215,7 @@ def _wait_for(
             raise JobError(f"the service ended with status {service.returncode}; see {demo.log}")
         if time.monotonic() - began > limit_s:
             raise JobError(f"not done after {limit_s:.0f} s: {text}; see {demo.log}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def _ingested(demo: Demo, files: int) -> Callable[[], tuple[bool, str]]:

@@ -23,7 +23,7 @@ from storage.object_store import ObjectInfo, ObjectStore
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
-_LOOK_AFTER_JOBS_S = 2.0
+_LOOK_AFTER_JOBS_S = 5.0
 _LONGEST_PAUSE_S = 60.0
 
 

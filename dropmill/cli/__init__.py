@@ -12,6 +12,7 @@ from dropmill import __version__
 from storage.errors import ConfigError, DropmillError, QueryError, UnreadableError
 
 _COMMANDS = {
+    "dataset": ("dropmill.cli.dataset", "Convert, merge and slice labels, file to file."),
     "demo": ("dropmill.cli.demo", "The whole way on rendered scenes, or on a folder of yours."),
     "ingest": ("dropmill.cli.ingest", "Bring a lake up to date with a bucket, once."),
     "jobs": ("dropmill.cli.jobs", "Runs, their logs, and how to end them."),
