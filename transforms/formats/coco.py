@@ -112,6 +112,9 @@ def read_coco_chunks(file: BinaryIO, path: str, *, slice_bytes: int = SLICE_BYTE
             raise UnreadableError(path, str(error), expected=EXPECTED) from error
 
 
+_Held = tuple[pa.Table, Sequence[Annotation], list[str] | None]
+
+
 class _NotInPartsError(Exception):
     """A part is damaged; reading the whole says where."""
 
@@ -120,7 +123,8 @@ def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
     around = _Around.of(found.outline, path) if found.outline is not None else _Around.of_results()
     if found.outline is not None and around.marked != Raw(MARK):
         raise _NotInPartsError
-    first, waiting = 0, []
+    first = 0
+    waiting: list[_Held] | None = []
     for start, length in found.slices:
         file.seek(start)
         slice_ = b"[" + file.read(length) + b"]"

@@ -127,7 +127,9 @@ def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> li
 
 def _unusual(a: Annotation) -> str:
     """The same for annotations that lack a usual key: an ``iscrowd`` of null says that there was none."""
-    members = {name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None}
+    members: dict[str, object] = {
+        name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None
+    }
     # Results have neither id nor iscrowd.
     result = a.iscrowd is None and a.id is None and a.score is not None
     if a.iscrowd not in {0, 1} and not result:

@@ -30,3 +30,65 @@ def rle_text(window: Mask, left: int, top: int, width: int, height: int) -> str:
 
 def _text(counts: list[int], width: int, height: int) -> str:
     return msgspec.json.encode({"size": [height, width], "counts": counts}).decode()
+
+
+def mask_box(segmentation: str) -> list[float] | None:
+    """The extent of a COCO segmentation as corners; None where it has no pixel.
+
+    Polygons reach from their smallest to their largest coordinate. Of run lengths (lists, or COCO's encoded
+    text) the last row and column are inside: right and bottom are one more than their number.
+    Raises ValueError for run lengths that do not fill their size.
+    """
+    shape = msgspec.json.decode(segmentation)
+    if isinstance(shape, list):
+        flat = [[float(value) for value in part] for part in shape if len(part) >= 2]
+        if not flat:
+            return None
+        xs = [value for part in flat for value in part[0::2]]
+        ys = [value for part in flat for value in part[1::2]]
+        return [min(xs), min(ys), max(xs), max(ys)]
+    height, width = (int(side) for side in shape["size"])
+    counts = shape["counts"]
+    runs = np.asarray(run_lengths(counts) if isinstance(counts, str) else counts, np.int64)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"runs of {int(runs.sum())} pixels for {width}x{height}")
+    ends = np.cumsum(runs)
+    first, last = (ends - runs)[1::2], ends[1::2] - 1
+    filled = last >= first
+    first, last = first[filled], last[filled]
+    if not first.size:
+        return None
+    left, right = int(first[0] // height), int(last[-1] // height)
+    # A run that goes on in the next column touches the last row of one and the first of the other.
+    several = first // height != last // height
+    top = 0 if several.any() else int((first % height).min())
+    bottom = height - 1 if several.any() else int((last % height).max())
+    return [float(left), float(top), float(right + 1), float(bottom + 1)]
+
+
+def run_lengths(text: str) -> list[int]:
+    """COCO's encoded counts as numbers.
+
+    Each count is cut into groups of five bits, the lowest first, a sixth bit saying that more follow, and
+    written as the character 48 further on; from the third count on it is the difference to the last but one.
+    Raises ValueError for text that ends within a count.
+    """
+    counts: list[int] = []
+    place = 0
+    while place < len(text):
+        value = shift = 0
+        more = True
+        while more:
+            if place >= len(text) or shift > 60:
+                raise ValueError("encoded counts that end within a number")
+            group = ord(text[place]) - 48
+            if not 0 <= group < 64:
+                raise ValueError(f"{text[place]!r} among encoded counts")
+            value |= (group & 31) << shift
+            more = bool(group & 32)
+            shift += 5
+            place += 1
+            if not more and group & 16:
+                value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts

@@ -52,7 +52,7 @@ class Collection:
         return absolute_polygons(boxes.with_columns(rounded))
 
     def with_sizes_needed(self) -> Collection:
-        """The same; raises :class:`ConfigError` where a box in pixels is of an image whose size is unknown."""
+        """The same; raises :class:`ConfigError` where a box in pixels is of an image of unknown size."""
         pixels = self.boxes.filter(~pl.col("bbox_mode").str.ends_with("_norm"))["image"].unique()
         sizes = self.images.filter(pl.col("image").is_in(pixels.implode()))
         unknown = sizes.filter(

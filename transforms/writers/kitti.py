@@ -54,9 +54,13 @@ def _corners() -> tuple[str, ...]:
 
 def _line(category: str, values: tuple[Any, ...], attributes: dict[str, Any]) -> str:
     truncation, occlusion, left, top, right, bottom, score = values
+    if truncation is None:
+        truncation = _float(attributes.get("truncation"))
+    if occlusion is None:
+        occlusion = _float(attributes.get("occlusion"))
     written = attributes.get("$written") or {}
     numbers = {
-        "truncated": float(truncation or 0),
+        "truncated": 0.0 if truncation is None else truncation,
         "occluded": int(occlusion or 0),
         "left": left,
         "top": top,
@@ -86,6 +90,12 @@ def _word(name: str, value: float, written: Any) -> str:
     except ValueError:
         pass
     return canonical(name, float(value))
+
+
+def _float(value: Any) -> float | None:
+    """A number among the attributes, as another form has passed it on."""
+    text = bytes(value).decode() if isinstance(value, Raw) else str(value)
+    return float(text) if is_number(text) and not isinstance(value, bool) else None
 
 
 def _triple(value: Any) -> list[str]:

@@ -11,6 +11,10 @@ from transforms.writers.categories import numbered
 from transforms.writers.collection import Collection
 from transforms.writers.written import Written, attributes_of, json_text, unsaid
 
+_COLUMNS = (
+    *("image", "format", "category_id", "category", "score", "segmentation", "attributes", "truncation"),
+    *("occlusion", "iscrowd", "ignore", "bbox_mode", "bbox", "xmin", "ymin", "xmax", "ymax"),
+)
 _INSTANCE = ("bbox", "label", "category", "mask", "score")
 
 
@@ -30,18 +34,7 @@ def write_odvg(
         for image, attributes in collection.images.select("image", "attributes").iter_rows()
     }
     instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    columns = (
-        "image",
-        "format",
-        "category_id",
-        "category",
-        "score",
-        "segmentation",
-        "attributes",
-        "truncation",
-    )
-    columns += ("occlusion", "iscrowd", "ignore", "bbox_mode", "bbox", "xmin", "ymin", "xmax", "ymax")
-    for row in collection.absolute().select(columns).iter_rows(named=True):
+    for row in collection.absolute().select(_COLUMNS).iter_rows(named=True):
         if row["bbox"] is None:
             continue
         label = own.number_of(row["category_id"], row["category"], row["format"] == "odvg")

@@ -1,0 +1,99 @@
+"""``dropmill dataset``: work on label files, without a lake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from transforms.conversion.convert import Report, convert
+from transforms.conversion.merge import merge
+from transforms.conversion.slicing import slice_annotations
+from transforms.conversion.spec import ConvertSpec, MergeSpec, SliceSpec, load_spec, meaningless
+
+_SPEC = click.option(
+    "-e",
+    "--experiment_spec_file",
+    "spec_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The spec (YAML).",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+
+
+@click.group("dataset")
+def command() -> None:
+    """Convert, merge and slice labels; specs of TAO's data services load as they are."""
+
+
+@command.group("annotations")
+def annotations_group() -> None:
+    """Label files to label files."""
+
+
+@annotations_group.command("convert")
+@_SPEC
+@_JSON
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def convert_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Convert labels: from KITTI, COCO, VOC, YOLO, ODVG, LabelMe, CVAT, Open Images or TFRecord, to the first
+    five.
+    """
+    spec = load_spec(ConvertSpec, spec_file, overrides)
+    _notice(meaningless(spec))
+    report = convert(spec)
+    _print("Annotation conversion", report, as_json=as_json, verbose=spec.verbose)
+
+
+@annotations_group.command("merge")
+@_SPEC
+@_JSON
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def merge_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Merge files of COCO, or of ODVG, into one."""
+    spec = load_spec(MergeSpec, spec_file, overrides)
+    _notice(meaningless(spec))
+    _print("Annotation merge", merge(spec), as_json=as_json, verbose=spec.verbose)
+
+
+@annotations_group.command("slice")
+@_SPEC
+@_JSON
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def slice_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Cut a COCO file: by chance, by number, by class or by file name."""
+    spec = load_spec(SliceSpec, spec_file, overrides)
+    _notice(meaningless(spec))
+    _print("Annotation slice", slice_annotations(spec), as_json=as_json, verbose=spec.verbose)
+
+
+def _notice(names: list[str]) -> None:
+    if names:
+        click.echo(f"without a meaning here, and passed over: {', '.join(names)}", err=True)
+
+
+def _print(mode: str, report: Report, *, as_json: bool, verbose: bool) -> None:
+    if as_json:
+        result: dict[str, Any] = {
+            "images": report.images,
+            "boxes": report.boxes,
+            "files": [str(file) for file in report.files],
+            "classes": {name: number for number, name in report.classes.items()},
+            "unsaid": report.unsaid,
+            "notes": report.notes,
+        }
+        click.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for note in report.notes:
+        click.echo(note)
+    if report.unsaid:
+        click.echo("what the target cannot say, with counts:")
+        for what, count in report.unsaid.items():
+            click.echo(f"  {what}: {count}")
+    if verbose:
+        click.echo(f"classes: { {name: number for number, name in report.classes.items()} }")
+    shown = ", ".join(str(file) for file in report.files[:3]) + (" …" if len(report.files) > 3 else "")
+    click.echo(f"{report.images} images, {report.boxes} boxes, {len(report.files)} files: {shown}")
+    click.echo(f"{mode} finished successfully.")

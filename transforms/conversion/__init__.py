@@ -1,0 +1,1 @@
+"""Label files to label files, without a lake: convert, merge and slice."""
