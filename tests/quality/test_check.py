@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality.check import check_boxes
@@ -91,6 +91,7 @@ _coordinate = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(_coordinate, _coordinate, _coordinate, _coordinate), min_size=1, max_size=8))
 def test_after_correction_no_box_breaks_a_rule_and_nothing_vanishes_in_silence(given_boxes: list) -> None:
     checked = check_boxes(boxes(*given_boxes), correct=True)
