@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,9 +59,10 @@ def read_folder(
     if not annotations.exists():
         raise ConfigError(f"{annotations}: neither a label file nor a folder of them is here")
     base = annotations if annotations.is_dir() else annotations.parent
-    name = base.resolve().name or "dataset"
+    name = _name_of(base.resolve())
     tell = progress or (lambda _what, _steps: None)
     labels, label_faults = _read_labels(annotations, base, form, workers, tell)
+    labels += _class_lists_above(labels, base)
     here = images is not None and images.is_dir()
     rows: list[dict[str, Any]] = []
     image_faults: list[dict[str, Any]] = []
@@ -138,6 +139,14 @@ def open_uri(uri: str) -> BinaryIO:
         return io.BytesIO(file.read())
 
 
+def _name_of(folder: Path) -> str:
+    """The nearest folder above that is named after more than its role: ``kitti/label_2`` is ``kitti``."""
+    for place in (folder, *folder.parents):
+        if place.name and "/" in route_of(f"{place.name}/x"):
+            return place.name
+    return "dataset"
+
+
 def _read_labels(
     annotations: Path, base: Path, form: str | None, workers: int, tell: Progress
 ) -> tuple[list[tuple[str, Delivery]], list[dict[str, Any]]]:
@@ -156,7 +165,7 @@ def _read_labels(
     deliveries, faults = [], []
     for key, result in _each(read, paths, workers):
         if isinstance(result, UnreadableError):
-            faults.append(_fault(base.name, key, result))
+            faults.append(_fault(_name_of(base.resolve()), key, result))
         elif result.kind != "label" or form is None or result.format in {form, "empty"}:
             deliveries.append((key, result))
     kinds = {result.format for _, result in deliveries if result.kind == "label"}
@@ -166,6 +175,24 @@ def _read_labels(
         wanted = form.upper() if form else "known"
         raise ConfigError(f"{annotations}: none of {len(paths)} files has {wanted} labels")
     return deliveries, faults
+
+
+def _class_lists_above(labels: Sequence[tuple[str, Delivery]], base: Path) -> list[tuple[str, Delivery]]:
+    """Class lists beside the folder of labels, where labels have numbers and no list came with them."""
+    nameless = any(part.labels["category"].null_count for _, part in labels)
+    if not nameless or any(part.kind == "classes" for _, part in labels):
+        return []
+    found = []
+    for path in sorted(base.resolve().parent.iterdir()):
+        if path.suffix.lower() not in {".yaml", ".yml", ".names", ".txt"} or not path.is_file():
+            continue
+        try:
+            delivery = read_label(path.read_bytes(), path.name)
+        except (UnreadableError, OSError):
+            continue
+        if delivery.kind == "classes":
+            found.append((path.name, delivery))
+    return found
 
 
 def _read_images(
@@ -233,18 +260,23 @@ def _delivered(
     name: str, groups: Groups, faults: Sequence[dict[str, Any]], *, pixels: bool, prefix: str
 ) -> Delivered:
     normal = normalise(groups, prefixes={name: prefix})
-    remarks = normal.remarks
-    stand_ins = _stand_ins(name, groups, remarks, prefix)
+    kept = {"unknown_image": normal.remarks}
+    stand_ins = _stand_ins(name, groups, normal.remarks, prefix)
     if not stand_ins.is_empty():
         # Labels whose image is not here are checked as far as their own words go.
-        together = pl.concat([groups.images, stand_ins])
-        more = Groups(
-            images=together, mentions=groups.mentions, labels=groups.labels, categories=groups.categories
-        )
-        normal = normalise(more, prefixes={name: prefix})
-        waiting = remarks["rule"].is_in(["unknown_image"])
-        remarks = pl.concat([remarks.filter(waiting), normal.remarks]) if pixels else normal.remarks
+        groups = replace(groups, images=pl.concat([groups.images, stand_ins]))
+        normal = normalise(groups, prefixes={name: prefix})
+    kept["unknown_category"] = normal.remarks
+    names = _stand_in_names(name, groups, normal.remarks)
     listed = groups.categories["category"].drop_nulls().unique(maintain_order=True).to_list()
+    if not names.is_empty():
+        # So are boxes of a class that has a number only.
+        groups = replace(groups, categories=pl.concat([groups.categories, names]))
+        normal = normalise(groups, prefixes={name: prefix})
+    parts = [frame.filter(pl.col("rule") == rule) for rule, frame in kept.items()]
+    remarks = pl.concat([*parts, normal.remarks.filter(~pl.col("rule").is_in(list(kept)))])
+    if not pixels:
+        remarks = remarks.filter(pl.col("rule") != "unknown_image")
     kinds = groups.mentions.filter(pl.col("kind") == "label")["format"].drop_nulls().unique().sort().to_list()
     spoken = [kind for kind in kinds if kind != "empty"] or kinds
     files = groups.mentions["source"].n_unique() + groups.images.height
@@ -282,6 +314,30 @@ def _stand_ins(name: str, groups: Groups, remarks: pl.DataFrame, prefix: str) ->
     }
     schema = groups.images.schema
     return rows.select(
+        known.get(column, pl.lit(None)).cast(dtype).alias(column) for column, dtype in schema.items()
+    )
+
+
+def _stand_in_names(name: str, groups: Groups, remarks: pl.DataFrame) -> pl.DataFrame:
+    """Names for class numbers that no class list names."""
+    nameless = remarks.filter(pl.col("rule") == "unknown_category").select("source").unique()
+    numbers = (
+        groups.labels.filter(pl.col("category").is_null())
+        .join(nameless, on="source")
+        .select("category_id")
+        .drop_nulls()
+        .unique()
+        .sort("category_id")
+        .join(groups.categories, on="category_id", how="anti")
+    )
+    known = {
+        "dataset": pl.lit(name),
+        "source": pl.lit(""),
+        "category_id": pl.col("category_id"),
+        "category": pl.format("class {}", "category_id"),
+    }
+    schema = groups.categories.schema
+    return numbers.select(
         known.get(column, pl.lit(None)).cast(dtype).alias(column) for column, dtype in schema.items()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,16 @@ def load_suite(source: str) -> ExpectationSuite:
 def _of_json(path: Path) -> ExpectationSuite:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        wanted = [str(entry["type"]) for entry in values["expectations"]]
         known = {"name", "expectations", "meta", "notes", "suite_parameters"}
-        return ExpectationSuite(**{key: value for key, value in values.items() if key in known})
+        suite = ExpectationSuite(**{key: value for key, value in values.items() if key in known})
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"suite {path}: {error}") from error
     except Exception as error:
         # Great Expectations raises many kinds for what it does not know.
         raise ConfigError(f"suite {path}: {type(error).__name__}: {error}") from error
+    if len(suite.expectations) < len(wanted):
+        # What it cannot use it leaves out with a line in the log, and a suite that checks less passes.
+        left = Counter(wanted) - Counter(entry.expectation_type for entry in suite.expectations)
+        raise ConfigError(f"suite {path}: not known, or with arguments that do not fit: {', '.join(left)}")
+    return suite
