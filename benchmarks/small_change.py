@@ -11,20 +11,23 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from deltalake import CommitProperties
 
-from benchmarks.report import report
+from benchmarks.record import record
 from ingest.batch import Committer
 from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, Parsed, parse_objects
 from storage import schemas
+from storage.files import commit_files, write_files
 from storage.lake import Lake
-from storage.layout import add_files
 from storage.object_store import ObjectStore
 
 _BOXES = 5
@@ -62,7 +65,12 @@ def main() -> None:
                     "ratio": round(large / small, 2),
                 }
             )
-        report("small_change", rows)
+        record(
+            "small_change",
+            rows,
+            packages=["deltalake", "pyarrow", "polars"],
+            notes={"boxes_per_image": _BOXES, "repeats": arguments.repeats},
+        )
     finally:
         shutil.rmtree(folder)
 
@@ -107,8 +115,8 @@ class _Mill:
         assert info is not None
         return self._committer.ledger.put_event(info, self._rule)
 
-    def _parse(self, events: object) -> Parsed:
-        return parse_objects(self._store, list(events), self._rule, Limits())  # type: ignore[call-overload]
+    def _parse(self, events: Sequence[Event]) -> Parsed:
+        return parse_objects(self._store, events, self._rule, Limits())
 
 
 def _fill(lake: Lake, images: int) -> None:
@@ -116,10 +124,11 @@ def _fill(lake: Lake, images: int) -> None:
     for first in range(0, images, _IMAGES_AT_ONCE):
         numbers = np.arange(first, min(first + _IMAGES_AT_ONCE, images))
         for name, columns in _columns(numbers):
-            add_files(lake, name, _table(name, columns, len(next(iter(columns.values())))))
+            rows = _table(name, columns, len(next(iter(columns.values()))))
+            commit_files(lake.table(name), write_files(lake.store, name, rows), CommitProperties())
 
 
-def _columns(numbers: np.ndarray) -> Iterator[tuple[str, dict[str, object]]]:
+def _columns(numbers: npt.NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
     stems = np.char.mod("%08d", numbers)
     each = np.repeat(stems, _BOXES)
     images = np.char.add(np.char.add("road/image_2/", stems), ".png")
@@ -167,7 +176,7 @@ def _columns(numbers: np.ndarray) -> Iterator[tuple[str, dict[str, object]]]:
     }  # fmt: skip
 
 
-def _table(name: str, columns: dict[str, object], rows: int) -> pa.Table:
+def _table(name: str, columns: dict[str, Any], rows: int) -> pa.Table:
     """A table of the lake's schema: scalars are repeated, what is not given is null."""
     made = {}
     for field in schemas.TABLES[name]:

@@ -18,7 +18,7 @@ from ingest.events import DatasetRule, Entry, Event, Ledger
 from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
-from storage.lake import Lake, LaneCommit
+from storage.lake import Lake, LaneCommit, last_planned
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +85,7 @@ class Committer:
 
     def plan(self, events: Sequence[Event]) -> Batch:
         """Write a batch down before its work begins."""
-        numbers = self._lake.read("batches", columns=["number"], where=pc.field("lane") == self._lane)[
-            "number"
-        ]
-        last = pc.max(numbers).as_py() or 0
+        last = last_planned(self._lake, self._lane)
         batch = Batch(number=last + 1, events=tuple(events), planned_at=datetime.now(UTC), lane=self._lane)
         LaneCommit(self._lake, self._lane, batch.number).plan(_row(batch, None, None))
         return batch

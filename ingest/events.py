@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -65,8 +65,7 @@ class DatasetRule:
         return first, first + "/"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What the ledger knows of a key: the newest version that was worked on, and how that ended."""
 
     version: str
@@ -80,6 +79,8 @@ class Ledger:
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self._entries = entries
+        # Every batch asks for them, and should not look through millions of others.
+        self._quarantined = {key for key, entry in entries.items() if entry.state == "quarantined"}
 
     @classmethod
     def of(cls, lake: Lake) -> Ledger:
@@ -89,13 +90,9 @@ class Ledger:
         )
         assert isinstance(rows, pl.DataFrame)
         newest = rows.sort("batch", maintain_order=True).unique("key", keep="last")
+        columns = (newest[name].to_list() for name in Entry._fields)
         return cls(
-            {
-                key: Entry(version, state, dataset, error)
-                for key, version, state, dataset, error in newest.select(
-                    "key", "version", "state", "dataset", "error"
-                ).iter_rows()
-            }
+            dict(zip(newest["key"].to_list(), map(Entry._make, zip(*columns, strict=True)), strict=True))
         )
 
     def __len__(self) -> int:
@@ -108,10 +105,14 @@ class Ledger:
     def record(self, key: str, entry: Entry) -> None:
         """Note what was done with a key."""
         self._entries[key] = entry
+        if entry.state == "quarantined":
+            self._quarantined.add(key)
+        else:
+            self._quarantined.discard(key)
 
     def quarantined(self) -> Iterator[tuple[str, Entry]]:
         """All keys whose newest version could not be read."""
-        return ((key, entry) for key, entry in self._entries.items() if entry.state == "quarantined")
+        return ((key, self._entries[key]) for key in sorted(self._quarantined))
 
     def news(self, found: Iterable[ObjectInfo], rule: DatasetRule, *, complete: bool = True) -> list[Event]:
         """The events that lead from the ledger to what was ``found``, in the order in which they are best

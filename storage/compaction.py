@@ -46,7 +46,7 @@ def compact(lake: Lake, name: str, *, stopping: Callable[[], bool] = lambda: Fal
     ``stopping`` is asked between two commits. Versions that were there stay readable until a vacuum.
     Raises CommitConflictError where another writer commits at the same time; what was done stays done.
     """
-    files = TableFiles(lake.table(name))
+    files = lake.files(name)
     before = files.actions.num_rows
     written = 0
     for stretch in _stretches(_described(files), layout_of(name)):
@@ -71,9 +71,7 @@ def compact(lake: Lake, name: str, *, stopping: Callable[[], bool] = lambda: Fal
 
 def needs_compaction(lake: Lake, name: str) -> int:
     """How many files compaction would write anew."""
-    return sum(
-        len(stretch) for stretch in _stretches(_described(TableFiles(lake.table(name))), layout_of(name))
-    )
+    return sum(len(stretch) for stretch in _stretches(_described(lake.files(name)), layout_of(name)))
 
 
 def _described(files: TableFiles) -> list[_File]:

@@ -19,15 +19,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from storage.errors import LakeError
 from storage.layout import Keys, in_files, may_hold
 from storage.object_store import ObjectStore
 from storage.schemas import TABLES
 
 _ROW_GROUP = 65_536
+_FORMAT = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(pre_buffer=True)
+)
 _WRITERS = 4
 # Texts of which the log keeps the range: those that rows are looked up by, none of which is long.
 _RANGED = frozenset(
@@ -56,24 +61,22 @@ Among = Sequence[tuple[str, Keys]]
 class TableFiles:
     """The files of a table's handle: rows from those that matter, and what replaces them."""
 
-    def __init__(self, table: DeltaTable) -> None:
+    def __init__(self, table: DeltaTable, filesystem: pa_fs.FileSystem) -> None:
         self.table = table
         self.name = table.metadata().name
+        self._filesystem = filesystem
         self._version = -1
 
     def read(
         self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None, among: Among = ()
     ) -> pa.Table:
         """Rows that fulfil ``where`` and are ``among``; files that cannot hold any are not opened."""
-        self._look()
-        wanted = _all_among(among) if where is None else _all_among(among) & where
-        dataset = self._part(self._candidates(among)) if among else self._dataset
-        filter_ = wanted if among or where is not None else None
-        return plain(dataset.to_table(columns=list(columns) if columns else None, filter=filter_), self.name)
+        if among:
+            where = _all_among(among) if where is None else _all_among(among) & where
+        return self.rows_of(self._candidates(among), columns=columns, where=where)
 
     def replacing(self, store: ObjectStore, rows: pa.Table, among: Among) -> Actions:
         """The actions that put ``rows`` in place of all rows that are ``among``; the files are written."""
-        self._look()
         with ThreadPoolExecutor(_WRITERS) as pool:
             candidates = self._candidates(among)
             counts = pool.map(
@@ -93,7 +96,6 @@ class TableFiles:
 
     def removing(self, paths: Sequence[str], *, data_change: bool = True) -> list[RemoveAction]:
         """The actions that take files out of the table."""
-        self._look()
         sizes = dict(
             zip(self.actions["path"].to_pylist(), self.actions["size_bytes"].to_pylist(), strict=True)
         )
@@ -108,7 +110,6 @@ class TableFiles:
         where: pc.Expression | None = None,
     ) -> pa.Table:
         """Rows of some files."""
-        self._look()
         rows = self._part(paths).to_table(columns=list(columns) if columns else None, filter=where)
         return plain(rows, self.name)
 
@@ -121,27 +122,32 @@ class TableFiles:
     def _look(self) -> None:
         """Read the list of files, where the handle has moved on since the last time."""
         if self._version != self.table.version():
+            if not is_plain(self.table):
+                raise LakeError(
+                    f"table {self.name}: another writer gave it partitions, deletion vectors or renamed "
+                    "columns; its files alone do not say what its rows are",
+                    table=self.name,
+                )
             self._version = self.table.version()
             self._actions = pa.table(self.table.get_add_actions(flatten=True))
-            self._dataset = self.table.to_pyarrow_dataset()
-            self._fragments = {fragment.path: fragment for fragment in self._dataset.get_fragments()}
+            self._schema = pa.schema(self.table.schema().to_arrow())
 
     def _candidates(self, among: Among) -> list[str]:
-        mask = np.ones(self._actions.num_rows, bool)
+        mask = np.ones(self.actions.num_rows, bool)
         for column, keys in among:
-            mask &= may_hold(self._actions, column, keys)
-        chosen: list[str] = self._actions["path"].filter(pa.array(mask)).to_pylist()
+            mask &= may_hold(self.actions, column, keys)
+        chosen: list[str] = self.actions["path"].filter(pa.array(mask)).to_pylist()
         return chosen
 
     def _part(self, paths: Sequence[str]) -> pads.Dataset:
-        whole = self._dataset
-        fragments = [self._fragments[path] for path in paths]
-        return pads.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+        self._look()
+        fragments = [_FORMAT.make_fragment(path, self._filesystem) for path in paths]
+        return pads.FileSystemDataset(fragments, self._schema, _FORMAT, self._filesystem)
 
     def _owners(self, touched: Sequence[str], rows: pa.Table) -> np.ndarray:
         """The touched file that each row lies within, by place in ``touched``; -1 where there is none."""
         owners = np.full(rows.num_rows, -1)
-        place = {path: index for index, path in enumerate(self._actions["path"].to_pylist())}
+        place = {path: index for index, path in enumerate(self.actions["path"].to_pylist())}
         columns = [column for column in ("dataset", "stem") if column in rows.column_names]
         for index, path in enumerate(touched):
             inside = owners == -1
@@ -157,7 +163,7 @@ class TableFiles:
 
     def _statistic(self, bound: str, column: str, place: int) -> str | None:
         name = f"{bound}.{column}"
-        return self._actions[name][place].as_py() if name in self._actions.column_names else None
+        return self.actions[name][place].as_py() if name in self.actions.column_names else None
 
 
 def write_files(
@@ -167,7 +173,9 @@ def write_files(
     return [_write(store, name, part, data_change=data_change) for part in in_files(name, rows)]
 
 
-def commit_files(table: DeltaTable, actions: Actions, properties: CommitProperties) -> None:
+def commit_files(
+    table: DeltaTable, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties
+) -> None:
     """Commit to exactly the version that ``table`` is of; CommitFailedError where there is a newer one.
 
     Delta would let a removal through that another writer's compaction has already made: rows would be
@@ -175,8 +183,18 @@ def commit_files(table: DeltaTable, actions: Actions, properties: CommitProperti
     """
     properties.max_commit_retries = 0
     committed = table.version() + 1
-    table.create_write_transaction(actions, "append", table.schema(), commit_properties=properties)
+    table.create_write_transaction(list(actions), "append", table.schema(), commit_properties=properties)
     table.load_as_version(committed)
+
+
+def is_plain(table: DeltaTable) -> bool:
+    """Whether the rows of a version are those of its files: nothing partitioned, deleted inside, renamed."""
+    protocol = table.protocol()
+    return (
+        protocol.min_reader_version == 1
+        and not protocol.reader_features
+        and not table.metadata().partition_columns
+    )
 
 
 def is_among(column: str, keys: Keys) -> pc.Expression:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pa_fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
 
 from storage.errors import CommitConflictError, LakeError, UnknownKeyError
 from storage.files import Among, TableFiles, commit_files
@@ -91,6 +93,16 @@ class Lake:
         except DeltaError as error:
             raise LakeError(f"{self.url}: table {name} at {version}: {error}", url=self.url) from error
 
+    def files(self, name: str, version: int | datetime | None = None) -> TableFiles:
+        """The files of one version of a table."""
+        return TableFiles(self.table(name, version), self.filesystem(name))
+
+    def filesystem(self, name: str) -> pa_fs.FileSystem:
+        """The folder of a table, as Arrow reads it."""
+        if self.store.is_directory:
+            return pa_fs.SubTreeFileSystem(self._address(name), pa_fs.LocalFileSystem())
+        return pa_fs.PyFileSystem(DeltaStorageHandler(self._address(name), self._storage_options))
+
     def snapshot(self) -> Snapshot:
         """The newest version of every table."""
         return {name: self.table(name).version() for name in TABLES}
@@ -104,7 +116,7 @@ class Lake:
         version: int | datetime | None = None,
     ) -> pa.Table:
         """Rows of a table as Arrow."""
-        return read_table(self.table(name, version), columns=columns, where=where)
+        return self.files(name, version).read(columns=columns, where=where)
 
     def sql(
         self,
@@ -160,6 +172,7 @@ class LaneCommit:
         self.lane = lane
         self.number = number
         self._store = lake.store
+        self._filesystem_of = lake.filesystem
         self._tables = {name: lake.table(name) for name in TABLES}
         self._files: dict[str, TableFiles] = {}
 
@@ -191,7 +204,7 @@ class LaneCommit:
         It has a transaction of its own, because the batch's is for what the work brings.
         """
         table = self._tables["batches"]
-        transaction = Transaction(f"{self.lane}/plan", self.number)
+        transaction = Transaction(_plans_of(self.lane), self.number)
         done = table.transaction_version(transaction.app_id)
         if done is None or done < self.number:
             self._write(table, row, None, transaction)
@@ -217,7 +230,7 @@ class LaneCommit:
 
     def _files_of(self, name: str) -> TableFiles:
         if name not in self._files:
-            self._files[name] = TableFiles(self._tables[name])
+            self._files[name] = TableFiles(self._tables[name], self._filesystem_of(name))
         return self._files[name]
 
     def _commit(self, name: str, rows: pa.Table, predicate: str | None) -> None:
@@ -257,11 +270,13 @@ class LaneCommit:
             ) from error
 
 
-def read_table(
-    table: DeltaTable, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
-) -> pa.Table:
-    """Rows of one version of a table; files that cannot match are not opened."""
-    return TableFiles(table).read(columns=columns, where=where)
+def last_planned(lake: Lake, lane: str) -> int:
+    """The number of the last batch that was planned on a lane; 0 before the first."""
+    return lake.table("batches").transaction_version(_plans_of(lane)) or 0
+
+
+def _plans_of(lane: str) -> str:
+    return f"{lane}/plan"
 
 
 def sql_text(value: str) -> str:

@@ -3,7 +3,7 @@
 The tables that samples are derived into lie in the order of (dataset, stem), in files of some thousand
 images, however the rows came. What belongs to a group of samples is then in a file or two of every table, and
 the statistics in Delta's log say in which. A change costs those files: as much in a lake of a million images
-as in one of ten thousand. Larger files would be scanned a little faster and changed a lot slower.
+as in one of ten thousand. Files of four times as many rows are scanned no faster, those of a quarter slower.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Layout:
 
 _SAMPLES = ("dataset", "stem")
 LAYOUTS: dict[str, Layout] = {
-    "images": Layout(8_192, (*_SAMPLES, "sample")),
-    "mentions": Layout(8_192, (*_SAMPLES, "source")),
-    "findings": Layout(16_384, (*_SAMPLES, "source", "instance")),
-    "labels": Layout(65_536, (*_SAMPLES, "source", "instance")),
-    "annotations": Layout(65_536, (*_SAMPLES, "source", "instance")),
+    "images": Layout(4_096, (*_SAMPLES, "sample")),
+    "mentions": Layout(4_096, (*_SAMPLES, "source")),
+    "findings": Layout(8_192, (*_SAMPLES, "source", "instance")),
+    "labels": Layout(32_768, (*_SAMPLES, "source", "instance")),
+    "annotations": Layout(32_768, (*_SAMPLES, "source", "instance")),
     "masks": Layout(16_384, ("dataset", "sample", "source", "instance")),
     "categories": Layout(16_384, ("dataset", "source", "category_id")),
     "objects": Layout(262_144),

@@ -7,14 +7,15 @@ to three times faster than the data set, because it decodes in parallel and skip
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
 
 from storage.errors import LakeError
+from storage.files import is_plain
 
-# Beyond reader version 1 a table may have deletion vectors or renamed columns, which its files do not show.
-_PLAIN_READER = 1
 _GLOB = frozenset("*?[{")
 _DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
@@ -49,12 +50,10 @@ def register_version(
 
 def _readable_files(table: DeltaTable) -> list[str]:
     """The files of the version as local paths; none where the files alone do not say what the rows are."""
-    protocol = table.protocol()
-    if protocol.min_reader_version > _PLAIN_READER or protocol.reader_features:
+    if not is_plain(table):
         return []
-    if table.metadata().partition_columns:
-        return []
-    files = table.file_uris()
+    # Delta quotes the folder as in a URL, also where it gives a path.
+    files = [file if "://" in file else unquote(file) for file in table.file_uris()]
     if any("://" in file or not _GLOB.isdisjoint(file) for file in files):
         return []
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -84,6 +85,37 @@ def test_death_at_every_commit_of_a_batch_loses_nothing_and_doubles_nothing(
         assert len({row["number"] for row in numbers}) == len(numbers)
         assert mill.ingest() == type(mill.ingest())()
     pytest.fail("a batch had more than twenty commits")
+
+
+@pytest.mark.slow
+def test_an_image_that_a_new_label_file_no_longer_speaks_of_loses_its_boxes_after_any_death(
+    new_mill: NewMill,
+) -> None:
+    def coco(*names: str) -> str:
+        images = [{"id": i, "file_name": f"{n}.png", "width": 100, "height": 50} for i, n in enumerate(names)]
+        boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9]} for i in range(len(names))]
+        categories = [{"id": 1, "name": "car"}]
+        return json.dumps({"images": images, "annotations": boxes, "categories": categories})
+
+    for commit in range(2, 20):
+        mill = new_mill()
+        for name in "abc":
+            mill.image(f"d/{name}.png")
+        mill.write("d/labels.json", coco("a", "b", "c"))
+        mill.ingest()
+        mill.write("d/labels.json", coco("a", "b"))
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, commit, after=True)
+            try:
+                mill.ingest()
+            except Killed:
+                pass
+            else:
+                assert commit > 6, "the batch has fewer commits than it must have"
+                return
+        mill.ingest()
+        rows = mill.rows("SELECT sample AS stem, boxes FROM image_labels ORDER BY stem")
+        assert [(row["stem"], row["boxes"]) for row in rows] == [("a", 1), ("b", 1), ("c", 0)], commit
 
 
 def test_what_changes_between_death_and_the_next_start_is_taken_as_it_is_then(

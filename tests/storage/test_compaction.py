@@ -16,7 +16,6 @@ import storage.layout
 from storage import schemas
 from storage.compaction import compact, needs_compaction
 from storage.errors import CommitConflictError
-from storage.files import TableFiles
 from storage.lake import Lake, LaneCommit
 from storage.layout import Layout, may_hold
 
@@ -48,7 +47,7 @@ def land(lake: Lake, number: int, rows: pa.Table) -> None:
 
 
 def file_rows(lake: Lake) -> list[int]:
-    return sorted(TableFiles(lake.table("findings")).actions["num_records"].to_pylist())
+    return sorted(lake.files("findings").actions["num_records"].to_pylist())
 
 
 def contents(lake: Lake) -> list[str]:
@@ -56,7 +55,7 @@ def contents(lake: Lake) -> list[str]:
 
 
 def ranges(lake: Lake) -> list[tuple[str, str, str]]:
-    actions = TableFiles(lake.table("findings")).actions
+    actions = lake.files("findings").actions
     columns = ("min.dataset", "min.stem", "max.stem")
     return sorted(zip(*(actions[column].to_pylist() for column in columns), strict=True))
 
@@ -138,7 +137,7 @@ def test_a_file_that_outgrows_the_layout_is_cut(lake: Lake) -> None:
 def test_statistics_choose_the_files_that_may_hold_a_key_and_no_others(lake: Lake) -> None:
     land(lake, 1, findings(*names(0, 300), dataset="a"))
     land(lake, 2, findings(*names(0, 100), dataset="b"))
-    files = TableFiles(lake.table("findings"))
+    files = lake.files("findings")
     assert may_hold(files.actions, "stem", {"a": ["s00150"]}).sum() == 1
     assert may_hold(files.actions, "stem", {"a": ["s00000", "s00299"]}).sum() == 2
     assert may_hold(files.actions, "stem", {"a": ["s00050"], "b": ["s00050"]}).sum() == 2
