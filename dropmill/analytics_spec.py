@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import ConfigError, UnknownKeyError
+from transforms.conversion.spec import load_spec
 
 _log = logging.getLogger(__name__)
 
-# Read, and without a meaning here: no container, no account, no telemetry, and no other inputs.
-_WITHOUT_MEANING = {"encryption_key", "telemetry", "num_gpus", "gpu_ids", "cuda_blocking", "verbose"}
+# Read, and without a meaning here: no container, no account, no telemetry.
+WITHOUT_MEANING = ("encryption_key", "telemetry", "num_gpus", "gpu_ids", "cuda_blocking", "verbose")
 FORMATS = (
     "auto", "kitti", "coco", "voc", "yolo", "odvg", "labelme", "cvat", "open_images", "tfrecord",
 )  # fmt: skip
@@ -93,6 +93,13 @@ class AnalyticsSpec(_Section):
     gate: dict[str, float | None] = Field(default_factory=dict)
     """Thresholds of the gate, as in :class:`quality.gate.Thresholds`."""
 
+    encryption_key: Any = None
+    telemetry: Any = None
+    num_gpus: Any = None
+    gpu_ids: Any = None
+    cuda_blocking: Any = None
+    verbose: Any = None
+
     @property
     def output(self) -> Path:
         """The folder for results. Raises ConfigError where the spec names none."""
@@ -106,59 +113,18 @@ class AnalyticsSpec(_Section):
         """The form of labels to read; None takes what is there. Raises UnknownKeyError."""
         name = self.data.input_format.lower().replace("-", "_")
         if name not in FORMATS:
-            raise UnknownKeyError("data.input_format", self.data.input_format, FORMATS)
+            raise UnknownKeyError("data.input_format", name, FORMATS)
         return None if name == "auto" else name
 
 
-def load_spec(path: Path | None, overrides: Sequence[str] = ()) -> AnalyticsSpec:
-    """Read a YAML spec and put ``key.of.section=value`` over it; values are YAML as well.
+def load_analytics_spec(path: Path | None, overrides: Sequence[str] = ()) -> AnalyticsSpec:
+    """Read a YAML spec and put ``key.of.section=value`` over it.
 
     Raises ConfigError (UnknownKeyError for keys that nobody knows, with the nearest), naming file and key.
     """
-    where = str(path) if path else "command line"
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: found {type(values).__name__}, expected sections such as `data:`")
-    for text in overrides:
-        _put(values, text)
-    for key in _WITHOUT_MEANING & values.keys():
-        _log.warning("the key has no meaning here: key=%s file=%s", key, where)
-        del values[key]
-    _refuse_unknown(values, AnalyticsSpec, where, "")
-    try:
-        return AnalyticsSpec.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
-        raise ConfigError(f"{where}: {key}: {first['msg']}{found}", key=key) from error
-
-
-def _put(values: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"command line: found {text!r}, expected key=value such as wandb.visualize=True")
-    *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"command line: {key}: {section} is no section")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"command line: {text}: {error}") from error
-
-
-def _refuse_unknown(values: Mapping[str, Any], model: type[BaseModel], where: str, section: str) -> None:
-    for key, value in values.items():
-        if key not in model.model_fields:
-            raise UnknownKeyError(
-                where, f"{section}{key}", [f"{section}{name}" for name in model.model_fields]
-            )
-        kind = model.model_fields[key].annotation
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, _Section):
-            _refuse_unknown(value, kind, where, f"{section}{key}.")
+    kind: Any = AnalyticsSpec
+    spec: AnalyticsSpec = load_spec(kind, path, overrides)
+    passed_over = [name for name in WITHOUT_MEANING if getattr(spec, name) is not None]
+    if passed_over:
+        _log.warning("keys without a meaning here: keys=%s file=%s", ",".join(passed_over), path)
+    return spec

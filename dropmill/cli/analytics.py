@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dropmill.analytics_spec import AnalyticsSpec, load_spec
+from dropmill.analytics_spec import AnalyticsSpec, load_analytics_spec
 from storage.errors import ConfigError, UnknownKeyError
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--lake", help="Look at a data set of this lake instead of the spec's folders."),
         click.option(
             "-e",
+            "--experiment_spec_file",
             "--experiment_spec",
             "spec_file",
             type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -186,7 +187,7 @@ class _Job:
 def _spec(spec_file: Path | None, overrides: Sequence[str], lake: str | None) -> AnalyticsSpec:
     # With a lake, the labels' place and form are known.
     known = ("data.input_format=auto", f"data.ann_path={lake}") if lake else ()
-    return load_spec(spec_file, (*known, *overrides))
+    return load_analytics_spec(spec_file, (*known, *overrides))
 
 
 def _read(spec: AnalyticsSpec, lake: str | None, dataset: str | None, *, correct: bool) -> _Job:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dropmill.cli.analytics import analytics
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
@@ -26,6 +27,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="End with one line 
 @click.group("dataset")
 def command() -> None:
     """Convert, merge and slice labels; specs of TAO's data services load as they are."""
+
+
+command.add_command(analytics)
 
 
 @command.group("annotations")

@@ -208,7 +208,7 @@ def test_a_suite_can_be_a_python_object_or_a_function(
         ('{"name": "x", "expectations": [{"type": "expect_the_moon", "kwargs": {}}]}', "expect_the_moon"),
         (
             '{"name": "x", "expectations": [{"type": "expect_boxes_to_pass_rule", "kwargs": {"rule": 1}}]}',
-            "expect_boxes_to_pass_rule",
+            "no rule .1.",
         ),
         (None, "No such file"),
     ],
