@@ -202,7 +202,8 @@ def test_hostile_records_end_in_a_reading_or_a_clear_error(place: int, bytes_: b
 
 
 def test_label_maps_in_both_quotes_and_with_comments_are_read() -> None:
-    text = b'# classes\nitem {\n id: 1\n name: \'cat\'\n display_name: "a cat" # soft\n}\nitem { name: "dog" id: 2 }'
+    text = b"# classes\nitem {\n id: 1\n name: 'cat'\n display_name: \"a cat\" # soft\n}\n"
+    text += b'item { name: "dog" id: 2 }'
     delivery = read_pbtxt(text, "map.pbtxt")
     assert delivery is not None
     rows = delivery.categories.to_pylist()

@@ -30,6 +30,7 @@ from transforms.formats.coco_columns import (
     Int64,
     Owner,
     PlainAnnotation,
+    Refs,
     has_shape,
     join_members,
     labels_table,
@@ -195,6 +196,7 @@ class _Around:
         self._aliases = len(self._index) > self._listed
         self._known = len(self._index)
         self._counts = np.zeros(self._listed, np.int64)
+        self._refs: Refs | None = None
 
     @classmethod
     def of(cls, json: bytes, path: str) -> _Around:
@@ -219,20 +221,24 @@ class _Around:
         self, annotations: Sequence[Annotation], more: list[str] | None, path: str, *, first: int = 0
     ) -> pa.Table:
         """The labels of some annotations, in their order."""
-        index, known = self._index, self._known - self._listed
-        # The place of an image that is not listed follows all before it.
-        owner = np.fromiter(
-            (index.setdefault(a.image_id, len(index) - known) for a in annotations),
-            np.int64,
-            len(annotations),
-        )
-        refs = self._columns["ref"]
-        refs += [f"image_id:{image_id}" for image_id in list(index)[known + len(refs) :]]
-        self._counts.resize(len(refs))
-        self._counts += np.bincount(owner, minlength=len(refs))
+        index = self._index
+        ids = [a.image_id for a in annotations]
+        places = list(map(index.get, ids))
+        if None in places:
+            # The place of an image that is not listed follows all before it.
+            listed = self._known - self._listed
+            places = [index.setdefault(image_id, len(index) - listed) for image_id in ids]
+            refs = self._columns["ref"]
+            refs += [f"image_id:{image_id}" for image_id in list(index)[listed + len(refs) :]]
+            self._refs = None
+            self._counts.resize(len(refs))
+        if self._refs is None:
+            self._refs = Refs.of(self._columns["ref"])
+        owner = np.array(places, np.int64)
+        self._counts += np.bincount(owner, minlength=len(self._counts))
         if self._aliases:
             more = self._with_image_ids(annotations, more, owner)
-        return labels_table(annotations, more, owner, refs, self.names, path, first=first)
+        return labels_table(annotations, more, owner, self._refs, self.names, path, first=first)
 
     def tables(self, *, only_listed: bool) -> tuple[pa.Table, pa.Table]:
         """Mentions and categories, once all annotations have been seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated
 
@@ -21,6 +22,7 @@ Owner = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Per annotation, the place of its image among the refs."""
 
 _PART = 65_536
+_NO_OR_YES = (0, 1)
 _NOTHING = Raw()
 
 
@@ -41,11 +43,24 @@ class PlainAnnotation(Annotation, gc=False, forbid_unknown_fields=True):
     """An annotation that has no other key."""
 
 
+@dataclass(frozen=True)
+class Refs:
+    """The images of a file by their places, as columns: refs and stems."""
+
+    ref: pa.Array
+    stem: pa.Array
+
+    @classmethod
+    def of(cls, refs: list[str]) -> Refs:
+        """Columns of a list of refs."""
+        return cls(pa.array(refs, pa.string()), pa.array([stem_of(ref) for ref in refs], pa.string()))
+
+
 def labels_table(
     annotations: Sequence[Annotation],
     more: list[str] | None,
     owner: Owner,
-    refs: list[str],
+    refs: Refs,
     names: Mapping[int | None, str],
     path: str,
     *,
@@ -56,21 +71,20 @@ def labels_table(
     ``more`` are further members of each, as JSON without braces; ``first`` is the place of the first
     annotation in its file.
     """
-    all_refs = pa.array(refs, pa.string())
-    all_stems = pa.array([stem_of(ref) for ref in refs], pa.string())
     tables = [DELIVERED_LABELS.empty_table()]
     for start in range(0, len(annotations), _PART):
         part = annotations[start : start + _PART]
         count = len(part)
         owners = pa.array(owner[start : start + count])
         crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
+        ids = [a.category_id for a in part]
         columns = {
             "instance": np.arange(first + start, first + start + count),
             "format": pa.repeat("coco", count),
-            "ref": all_refs.take(owners),
-            "stem": all_stems.take(owners),
-            "category_id": [a.category_id for a in part],
-            "category": [names.get(a.category_id) for a in part],
+            "ref": refs.ref.take(owners),
+            "stem": refs.stem.take(owners),
+            "category_id": ids,
+            "category": list(map(names.get, ids)),
             "bbox": _boxes(part, first + start, path),
             "bbox_mode": pa.repeat("xywh", count),
             "iscrowd": crowd,
@@ -85,11 +99,17 @@ def labels_table(
 
 def _segmentations(annotations: Sequence[Annotation]) -> pa.Array | pa.ChunkedArray:
     """``segmentation`` as text without white space; null where there is none."""
-    texts = pa.array([memoryview(a.segmentation) for a in annotations], pa.string())
+    # Copies, because pyarrow never lets go of the memoryviews that it has read.
+    texts = pa.array([bytes(a.segmentation) for a in annotations], pa.string())
     spaced = pc.match_substring_regex(texts, "[ \n]")
     if pc.any(spaced).as_py():
-        rows = zip(annotations, spaced.to_pylist(), texts.to_pylist(), strict=True)
-        texts = pa.array([compact(a.segmentation) if wide else text for a, wide, text in rows], pa.string())
+        # Lists of numbers have no blank that says something; where there is a string, it may.
+        quoted = pc.and_(spaced, pc.match_substring(texts, '"'))
+        bare = pc.replace_substring(pc.replace_substring(texts, " ", ""), "\n", "")
+        worded = [
+            compact(annotations[place].segmentation) for place in pc.indices_nonzero(quoted).to_pylist()
+        ]
+        texts = pc.replace_with_mask(pc.if_else(spaced, bare, texts), quoted, pa.array(worded, pa.string()))
     return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
 
 
@@ -111,18 +131,14 @@ def _boxes(annotations: Sequence[Annotation], start: int, path: str) -> pa.Array
 def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> list[str]:
     # The two usual keys are written without a loop over keys: this runs once per box.
     own = [
-        f'"id":{a.id},"area":{a.area}'
-        if type(a.id) is int
-        and a.area is not None
-        and a.iscrowd is not None
-        and 0 <= a.iscrowd <= 1
-        and a.bbox
+        f'{{"id":{a.id},"area":{a.area}}}'
+        if type(a.id) is int and a.area is not None and a.iscrowd in _NO_OR_YES and a.bbox
         else _unusual(a)
         for a in annotations
     ]
     if more is None:
-        return [f"{{{text}}}" for text in own]
-    return [join_members(text, further) for text, further in zip(own, more, strict=True)]
+        return own
+    return [join_members(text[1:-1], further) for text, further in zip(own, more, strict=True)]
 
 
 def _unusual(a: Annotation) -> str:
@@ -136,7 +152,7 @@ def _unusual(a: Annotation) -> str:
         members["iscrowd"] = a.iscrowd
     if a.bbox is not None and not a.bbox:
         members["bbox"] = a.bbox
-    return _json(members)[1:-1]
+    return _json(members)
 
 
 def has_shape(annotation: Annotation) -> bool:
