@@ -49,17 +49,47 @@ def check_boxes(
     return Checked(_kept(boxes, mended, correct=correct), findings)
 
 
+def scan_boxes(
+    boxes: pl.LazyFrame, rules: Sequence[Rule] = RULES, *, categories: Collection[str] | None = None
+) -> pl.DataFrame:
+    """The findings of boxes that stay where they are: a scan of Parquet or Delta, of any length.
+
+    Only what is suspect is brought into memory. Rules that compare boxes with each other, or look into masks,
+    would see too little that way; raises ValueError for them.
+    """
+    apart = {"ignore", "iscrowd", "listed"}
+    for rule in rules:
+        if not apart.issuperset(rule.measures):
+            raise ValueError(f"the rule {rule.name} cannot be checked box by box; use check_boxes")
+    names = boxes.collect_schema().names()
+    wanted = {name for rule in rules for name in rule.measures}
+    missing = [name for name in ("ignore", "iscrowd") if name in wanted - set(names)]
+    if "listed" in wanted and "listed" not in names:
+        listed = (
+            pl.lit(None, pl.Boolean) if categories is None else pl.col("category").is_in(list(categories))
+        )
+        boxes = boxes.with_columns(listed.alias("listed"))
+    scan = boxes.with_columns(pl.lit(value=False).alias(name) for name in missing)
+    suspects = scan.filter(_suspect(rules)).collect(engine="streaming")
+    return check_boxes(suspects, correct=False, rules=rules, categories=categories).findings
+
+
+def _suspect(rules: Sequence[Rule]) -> pl.Expr:
+    """True for every box that breaks one of ``rules``, and for few others."""
+    suspect = ~SOUND
+    for rule in rules:
+        if not any(rule is strict for strict in RULES):
+            suspect |= rule.broken.fill_null(value=False)
+    return suspect
+
+
 def flag_boxes(
     boxes: pl.DataFrame, rules: Sequence[Rule] = RULES, *, categories: Collection[str] | None = None
 ) -> pl.DataFrame:
     """The boxes that break a rule, with ``__row``, what was measured, and one boolean column per rule."""
     measured = measure(boxes, {name for rule in rules for name in rule.measures}, categories=categories)
-    suspect = ~SOUND
-    for rule in rules:
-        if not any(rule is strict for strict in RULES):
-            suspect |= rule.broken.fill_null(value=False)
     # One cheap look clears nearly all boxes, so that the rules themselves see only the rest.
-    rows = measured.select(suspect.arg_true()).to_series()
+    rows = measured.select(_suspect(rules).arg_true()).to_series()
     rest = measured[rows].with_columns(rows.cast(pl.UInt32).alias(_ROW))
     return rest.with_columns(rule.broken.fill_null(value=False).alias(rule.name) for rule in rules).filter(
         pl.any_horizontal(rule.name for rule in rules)
