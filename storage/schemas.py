@@ -249,6 +249,23 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+ABOUT: dict[str, str] = {
+    "objects": "every version of every object of the bucket that was worked on, and how that ended",
+    "batches": "events that were worked on and committed together",
+    "images": "images that can be read",
+    "mentions": "what a label or split file says of one image",
+    "categories": "class lists as delivered",
+    "labels": "object instances as delivered, uncorrected",
+    "annotations": "object instances after checks and corrections: boxes in absolute pixels, corners",
+    "findings": "rules that were broken, by what, and what was done",
+    "masks": "pseudo masks of annotations",
+    "shards": "files of many samples, ready to stream into training",
+    "runs": "executions of jobs: versions they read, parameters, metrics, outputs",
+    "models": "checkpoints, ONNX files and engines, and the versions they were made from",
+}
+"""One line on every table, for help texts and documents."""
+
+
 def without(schema: pa.Schema, *columns: str) -> pa.Schema:
     """Return ``schema`` without ``columns``."""
     return pa.schema([field for field in schema if field.name not in columns])

@@ -83,6 +83,13 @@ VIEWS: dict[str, View] = {
 }
 
 
+COLUMNS_SQL = """
+    SELECT table_name AS name,
+           string_agg(column_name || ' ' || lower(data_type), ', ' ORDER BY ordinal_position) AS columns
+    FROM information_schema.columns WHERE table_schema = 'main' GROUP BY table_name ORDER BY table_name"""
+"""The query that lists tables and views with their columns."""
+
+
 def tables_of(name: str) -> tuple[str, ...]:
     """The tables that a view rests on, through other views as well; of a table itself."""
     if name in TABLES:

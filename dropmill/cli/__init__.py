@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": ("dropmill.cli.demo", "The whole way on rendered scenes, or on a folder of yours."),
     "ingest": ("dropmill.cli.ingest", "Bring a lake up to date with a bucket, once."),
     "jobs": ("dropmill.cli.jobs", "Runs, their logs, and how to end them."),
+    "lake": ("dropmill.cli.lake", "Compact a lake, look at its versions, delete what nobody needs."),
     "model": ("dropmill.cli.model", "Train and export detectors."),
     "scenes": ("dropmill.cli.scenes", "Render labelled aerial scenes."),
     "serve": ("dropmill.cli.serve", "Watch a bucket and keep a lake up to date with it."),

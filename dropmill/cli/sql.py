@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -10,13 +11,30 @@ from rich.console import Console
 import dropmill
 from dropmill.cli.tables import print_rows
 from storage.errors import QueryError
+from storage.schemas import ABOUT
+from storage.sql import DEFAULT_MEMORY, DEFAULT_TIMEOUT_S
+from storage.views import COLUMNS_SQL, VIEWS
+
+_MAX_ROWS = 1_000_000
 
 
-@click.command("sql")
-@click.argument("query")
+class _WithTables(click.Command):
+    """The help lists tables and views as the code has them."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Tables"):
+            formatter.write_dl(list(ABOUT.items()))
+        with formatter.section("Views"):
+            formatter.write_dl([(name, view.about) for name, view in VIEWS.items()])
+
+
+@click.command("sql", cls=_WithTables)
+@click.argument("query", required=False)
 @click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
+@click.option("--tables", "list_tables", is_flag=True, help="List tables and views with their columns.")
 @click.option("--json", "form", flag_value="json", help="A JSON list of objects.")
 @click.option("--csv", "form", flag_value="csv", help="CSV with a header.")
+@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows here.")
 @click.option(
     "--version",
     "versions",
@@ -25,22 +43,58 @@ from storage.errors import QueryError
     help="Read a table as it was at a version (may be repeated).",
 )
 @click.option("--at", help="Read all tables as they were at a moment, such as 2026-01-31T12:00:00Z.")
+@click.option(
+    "--max-rows", default=_MAX_ROWS, show_default=True, type=click.IntRange(1), help="More is an error."
+)
+@click.option("--memory", default=DEFAULT_MEMORY, show_default=True, help="More goes to a temporary folder.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=DEFAULT_TIMEOUT_S,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds; then the query is stopped.",
+)
 def command(
-    query: str, lake_url: str, *, form: str | None, versions: tuple[str, ...], at: str | None
+    query: str | None,
+    lake_url: str,
+    *,
+    list_tables: bool,
+    form: str | None,
+    parquet: Path | None,
+    versions: tuple[str, ...],
+    at: str | None,
+    max_rows: int,
+    memory: str,
+    timeout_s: float,
 ) -> None:
     """Run one SELECT, read only.
 
-    Tables: objects, batches, images, mentions, categories, labels, annotations, findings, masks, shards,
-    runs, models. Views: boxes (annotations with width, height, area, aspect), class_balance, waiting,
-    newest, quarantine.
+    A table as it was: FROM annotations AT (VERSION => 3), or AT (TIMESTAMP => '2026-01-31T12:00:00Z').
     """
-    rows = dropmill.open(lake_url).sql(query, versions=_versions(versions), at=at)
-    if form == "json":
+    if list_tables:
+        query = COLUMNS_SQL
+    if query is None:
+        raise click.UsageError("give a QUERY, or --tables")
+    if form and parquet:
+        raise click.UsageError("--parquet goes without --json and --csv")
+    rows = dropmill.open(lake_url).sql(
+        query,
+        versions=_versions(versions),
+        at=at,
+        max_rows=max_rows,
+        memory_limit=memory,
+        timeout_s=timeout_s,
+    )
+    if parquet:
+        rows.parquet(parquet)
+        click.echo(f"{rows.num_rows} rows: {parquet}")
+    elif form == "json":
         click.echo(rows.json())
     elif form == "csv":
         click.echo(rows.csv(), nl=False)
     else:
-        print_rows(rows, Console(width=None if sys.stdout.isatty() else 200))
+        print_rows(rows, Console(width=None if sys.stdout.isatty() else 200), whole=list_tables)
 
 
 def _versions(given: tuple[str, ...]) -> dict[str, int]:
