@@ -31,7 +31,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would set CUDA_VISIBLE_DEVICES to nothing for tasks that ask for no GPU, and says so at length.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Threads of a training that wait for each other by spinning take the time that everything else here needs.
+    # Threads of a training that wait for each other by spinning take the time that all else here needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {
         "log_to_driver": False,
