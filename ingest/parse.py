@@ -14,12 +14,13 @@ from ingest.events import DatasetRule, Event
 from storage import schemas
 from storage.errors import StoreError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
-from transforms.delivery import stem_of, without_extension
-from transforms.formats.detect import read_label
+from transforms.delivery import Delivery, stem_of, without_extension
+from transforms.formats.detect import read_label, read_label_parts
 from transforms.images import inspect_image, is_image
 from transforms.normalise import dataset_path
 
 _HEAD_BYTES = 64
+_LARGE_JSON_BYTES = 32_000_000
 
 # Pictures that are labels of other pictures, under their names: VOC's, Penn-Fudan's, Cityscapes' and the
 # like.
@@ -126,8 +127,7 @@ def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -
                 f"{event.size_bytes} bytes",
                 expected=f"at most {limits.max_label_bytes} bytes of labels",
             )
-        data = head + file.read()
-    delivery = read_label(data, path)
+        delivery = _read_labels(file, head, path, event.size_bytes)
     ours = {"dataset": dataset, "source": event.key}
     return Parsed(
         outcomes=(Outcome(event=event, state="done", kind=delivery.kind, format=delivery.format),),
@@ -135,6 +135,19 @@ def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -
         categories=_with(delivery.categories, ours, schemas.CATEGORIES),
         labels=_with(delivery.labels, ours, schemas.LABELS),
     )
+
+
+def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Delivery:
+    """Read a label file; a large JSON in parts, so that its bytes are never in memory as a whole."""
+    if size_bytes < _LARGE_JSON_BYTES or head.lstrip()[:1] not in {b"{", b"["}:
+        return read_label(head + file.read(), path)
+    file.seek(0)
+    parts = list(read_label_parts(file, path))
+    tables = {
+        name: pa.concat_tables([getattr(part, name) for part in parts])
+        for name in ("labels", "mentions", "categories")
+    }
+    return Delivery(kind=parts[-1].kind, format=parts[-1].format, **tables)
 
 
 def _read_image(

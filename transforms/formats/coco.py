@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,8 @@ from transforms.formats.refs import ref_of, tidy
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
 
+_R = TypeVar("_R", bound=Struct)
+_raws = msgspec.json.Decoder(list[Raw])
 _plain = msgspec.json.Decoder(list[PlainAnnotation])
 _NULL = Raw(b"null")
 _STARTS_LIST = re.compile(rb"[ \t\r\n]*\[")
@@ -60,9 +62,9 @@ class _Category(Struct, gc=False):
 
 
 class _File(Struct):
-    images: list[Raw]
+    images: Raw
     annotations: Raw = Raw()
-    categories: list[Raw] | None = None
+    categories: Raw = Raw()
 
 
 def read_coco(data: bytes, path: str) -> Delivery:
@@ -87,11 +89,18 @@ def read_coco(data: bytes, path: str) -> Delivery:
         raise UnreadableError(path, str(error), expected=EXPECTED) from error
 
 
-def read_coco_chunks(file: BinaryIO, path: str, *, slice_bytes: int = SLICE_BYTES) -> Iterator[Delivery]:
+def read_coco_chunks(
+    file: BinaryIO,
+    path: str,
+    *,
+    slice_bytes: int = SLICE_BYTES,
+    otherwise: Callable[[bytes, str], Delivery] = read_coco,
+) -> Iterator[Delivery]:
     """Read a COCO file of any size in parts; together they are what :func:`read_coco` gives.
 
     ``file`` must be seekable. Each part has the labels of a slice of the annotations; the last has the
-    mentions and categories. Memory is that of a slice, of the list of images, and of no more.
+    mentions and categories. Memory is that of a slice, of the list of images, and of no more. A file that
+    has no annotations to cut is read whole, by the function ``otherwise``.
     """
     try:
         found = scan(file, slice_bytes=slice_bytes)
@@ -100,14 +109,14 @@ def read_coco_chunks(file: BinaryIO, path: str, *, slice_bytes: int = SLICE_BYTE
     if found is None or not found.slices:
         # Small, damaged, or another form: read as a whole it gives its rows or its error.
         file.seek(0)
-        yield read_coco(file.read(), path)
+        yield otherwise(file.read(), path)
         return
     with _no_garbage_collection():
         try:
             yield from _parts(file, found, path)
         except _NotInPartsError:
             file.seek(0)
-            read_coco(file.read(), path)
+            otherwise(file.read(), path)
             raise UnreadableError(path, "a file that changes while it is read", expected=EXPECTED) from None
         except (ValueError, OverflowError, RecursionError) as error:
             raise UnreadableError(path, str(error), expected=EXPECTED) from error
@@ -206,7 +215,7 @@ class _Around:
         marked = (
             None if not memoryview(found.annotations) or found.annotations == _NULL else found.annotations
         )
-        categories = _categories(found.categories or [], path)
+        categories = _categories(found.categories, path)
         return cls(
             marked, _images(found.images, path), categories, f"{{{document}}}" if document else None, path
         )
@@ -320,20 +329,16 @@ def _refuse_without_boxes(annotations: Sequence[Annotation], more: list[str] | N
     )
 
 
-def _images(raws: list[Raw], path: str) -> tuple[dict[int | str, int], dict[str, list[Any]]]:
+def _images(data: Raw, path: str) -> tuple[dict[int | str, int], dict[str, list[Any]]]:
     """Places of the images by their ids, and the columns of the images in the order of places.
 
     Records of one file under several ids share a place, for it is one image.
     """
-    images = [
-        decode(raw, _Image, path, expected=EXPECTED, within=f"$.images[{place}]")
-        for place, raw in enumerate(raws)
-    ]
+    images, more = _records(data, _Image, path, within="$.images")
     places: dict[str, int] = {}
     index: dict[int | str, int] = {}
     columns: dict[str, list[Any]] = {"ref": [], "width": [], "height": [], "attributes": []}
     names: list[str] = []
-    more = extras(raws, _Image.__struct_fields__)
     for image, ref, further in zip(images, _refs([i.file_name for i in images]), more, strict=True):
         place = places.setdefault(ref, len(places))
         if index.setdefault(image.id, place) != place:
@@ -360,12 +365,11 @@ def _refs(names: Sequence[str]) -> list[str]:
     return [ref if owners[ref := ref_of(name)] == tidy(name) else tidy(name) for name in names]
 
 
-def _categories(raws: list[Raw], path: str) -> tuple[dict[int | None, str], pa.Table]:
+def _categories(data: Raw, path: str) -> tuple[dict[int | None, str], pa.Table]:
     names: dict[int | None, str] = {}
-    found = [
-        decode(raw, _Category, path, expected=EXPECTED, within=f"$.categories[{place}]")
-        for place, raw in enumerate(raws)
-    ]
+    if not memoryview(data) or data == _NULL:
+        return names, DELIVERED_CATEGORIES.empty_table()
+    found, more = _records(data, _Category, path, within="$.categories")
     for category in found:
         if names.setdefault(category.id, category.name) != category.name:
             twice = f"the category id {category.id} for {names[category.id]!r} and {category.name!r}"
@@ -373,11 +377,24 @@ def _categories(raws: list[Raw], path: str) -> tuple[dict[int | None, str], pa.T
     columns = {
         "category_id": [category.id for category in found],
         "category": [category.name for category in found],
-        "attributes": [
-            join_members("", text) if text else None for text in extras(raws, _Category.__struct_fields__)
-        ],
+        "attributes": [join_members("", text) if text else None for text in more],
     }
     return names, table(columns, DELIVERED_CATEGORIES)
+
+
+def _records(data: Raw, kind: type[_R], path: str, *, within: str) -> tuple[list[_R], list[str]]:
+    """Objects of a list, and what they have beside the fields of ``kind``, as JSON without braces."""
+    try:
+        return msgspec.json.decode(data, type=list[kind]), extras(  # type: ignore[valid-type]
+            _raws.decode(data), kind.__struct_fields__
+        )
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        raws = decode(data, list[Raw], path, expected=EXPECTED, within=within)
+        found = [
+            decode(raw, kind, path, expected=EXPECTED, within=f"{within}[{place}]")
+            for place, raw in enumerate(raws)
+        ]
+        return found, extras(raws, kind.__struct_fields__)
 
 
 def _size(value: float | None, what: str, path: str) -> int | None:

@@ -10,7 +10,6 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Meta, Raw, Struct
 
 from storage.errors import UnreadableError
@@ -23,6 +22,7 @@ Owner = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 _PART = 65_536
 _NO_OR_YES = (0, 1)
+_NO_SHAPE = (b"", b"null")
 _NOTHING = Raw()
 
 
@@ -97,20 +97,17 @@ def labels_table(
     return pa.concat_tables(tables)
 
 
-def _segmentations(annotations: Sequence[Annotation]) -> pa.Array | pa.ChunkedArray:
+def _segmentations(annotations: Sequence[Annotation]) -> pa.Array:
     """``segmentation`` as text without white space; null where there is none."""
     # Copies, because pyarrow never lets go of the memoryviews that it has read.
-    texts = pa.array([bytes(a.segmentation) for a in annotations], pa.string())
-    spaced = pc.match_substring_regex(texts, "[ \n]")
-    if pc.any(spaced).as_py():
+    texts = [bytes(a.segmentation) for a in annotations]
+    if any(b" " in text or b"\n" in text for text in texts):
         # Lists of numbers have no blank that says something; where there is a string, it may.
-        quoted = pc.and_(spaced, pc.match_substring(texts, '"'))
-        bare = pc.replace_substring(pc.replace_substring(texts, " ", ""), "\n", "")
-        worded = [
-            compact(annotations[place].segmentation) for place in pc.indices_nonzero(quoted).to_pylist()
+        texts = [
+            text.translate(None, b" \t\r\n") if b'"' not in text else compact(Raw(text)).encode()
+            for text in texts
         ]
-        texts = pc.replace_with_mask(pc.if_else(spaced, bare, texts), quoted, pa.array(worded, pa.string()))
-    return pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
+    return pa.array([None if text in _NO_SHAPE else text for text in texts], pa.string())
 
 
 def _boxes(annotations: Sequence[Annotation], start: int, path: str) -> pa.Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import msgspec
 from msgspec import Raw
@@ -12,7 +13,7 @@ from storage.errors import UnknownFormatError, UnreadableError
 from transforms.delivery import DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
 from transforms.formats.classes import is_class_list_name, read_data_yaml, read_names
 from transforms.formats.coco import EXPECTED as EXPECTED_COCO
-from transforms.formats.coco import read_coco
+from transforms.formats.coco import read_coco, read_coco_chunks
 from transforms.formats.cvat import cvat_of
 from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
 from transforms.formats.json_text import keys_of, utf8
@@ -99,6 +100,14 @@ def read_label(data: bytes, path: str) -> Delivery:
         return _read(data, path, name, ending)
     except UnreadableError:
         return OTHER
+
+
+def read_label_parts(file: BinaryIO, path: str) -> Iterator[Delivery]:
+    """Read a large JSON file, which must be seekable, in parts: together, what :func:`read_label` gives.
+
+    COCO files are never in memory as a whole; other forms are. Errors are those of :func:`read_label`.
+    """
+    return read_coco_chunks(file, path, otherwise=read_label)
 
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
