@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,6 +25,9 @@ from storage.schemas import TABLES
 if TYPE_CHECKING:
     from storage.sql import Limits, Rows
 
+# Signs on which delta-rs panics, or of which it makes others.
+_NOT_IN_PATHS = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9a-fA-F]{2}")
+
 # Opening a table reads its newest checkpoint and the commits since. The log is shortened by
 # :mod:`storage.retention`, which knows the versions that runs were made from; Delta's own clean-up does not.
 _PROPERTIES = {"delta.checkpointInterval": "25", "delta.enableExpiredLogCleanup": "false"}
@@ -36,6 +40,11 @@ class Lake:
     """The tables and files of one lake. Reading is always of one version per table."""
 
     def __init__(self, store: ObjectStore) -> None:
+        if store.is_directory and (sign := _NOT_IN_PATHS.search(str(store.root))):
+            raise LakeError(
+                f"{store.url}: Delta has no tables in folders with {sign[0]!r} in their name; take another",
+                url=store.url,
+            )
         self.store = store
 
     @classmethod

@@ -16,6 +16,7 @@ from storage.lake import Lake
 from storage.schemas import TABLES
 
 RETENTION = timedelta(days=7)
+_LEAST = timedelta(hours=1)
 _LOG_RETENTION = timedelta(days=30)
 _LOG_FILE = re.compile(r"(?P<version>\d{20})\.(?P<kind>json|checkpoint.*\.parquet)")
 
@@ -36,7 +37,7 @@ def vacuum(lake: Lake, *, retention: timedelta = RETENTION, dry_run: bool = Fals
     Half-written files of commits that were never made go as well, once they are that old.
     Raises LakeError for a retention that would take files away from batches that are under way.
     """
-    if retention < timedelta(hours=1):
+    if retention < _LEAST:
         raise LakeError(f"retention {retention}: readers and batches under way need at least an hour")
     pinned = pinned_versions(lake)
     gone = {}

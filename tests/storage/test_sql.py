@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from storage import schemas
-from storage.errors import QueryError
+from storage.errors import DropmillError, QueryError
 from storage.lake import Lake, LaneCommit
 
 
@@ -70,6 +70,127 @@ def test_the_past_is_read_by_version_and_by_moment(lake: Lake) -> None:
     assert lake.sql(query, at=moment.isoformat()).to_pylist()[0]["n"] in (1, 2)
 
 
+def test_a_version_can_stand_in_the_query(lake: Lake) -> None:
+    query = """
+        SELECT (SELECT count(*) FROM annotations) AS now,
+               (SELECT count(*) FROM annotations AT (VERSION => 1)) AS first,
+               (SELECT count(*) FROM boxes at (version => 2) b WHERE b.width > 0) AS second,
+               (SELECT sum(boxes) FROM class_balance AT (VERSION => 2)) AS of_a_view"""
+    row = lake.sql(query).to_pylist()[0]
+    assert row == {"now": 3, "first": 1, "second": 2, "of_a_view": 2}
+
+
+def test_two_versions_can_be_compared(lake: Lake) -> None:
+    query = """
+        SELECT sample FROM annotations
+        EXCEPT SELECT annotations.sample FROM annotations AT (VERSION => 2)"""
+    assert lake.sql(query).to_pylist() == [{"sample": "s3"}]
+
+
+def test_a_moment_can_stand_in_the_query(lake: Lake) -> None:
+    now = datetime.now(UTC).isoformat()
+    query = f"SELECT count(*) AS n FROM image_labels AT (TIMESTAMP => '{now}')"
+    assert lake.sql(query).to_pylist() == [{"n": 0}]
+
+
+def test_what_looks_like_a_version_inside_of_a_text_or_comment_is_none(lake: Lake) -> None:
+    query = """SELECT 'annotations AT (VERSION => 1)' AS text, "at" -- annotations AT (VERSION => 77)
+        FROM (SELECT 1 AS "at") /* annotations AT (VERSION => 99) */"""
+    assert lake.sql(query).to_pylist() == [{"text": "annotations AT (VERSION => 1)", "at": 1}]
+
+
+@pytest.mark.parametrize(
+    ("clause", "said"),
+    [
+        ("annotations AT (VERSION => 99)", "at 99"),
+        ("annotations AT (VERSION => '3')", "whole number"),
+        ("annotations AT (TIMESTAMP => 'yesterday')", "ISO 8601"),
+        ("nothing AT (VERSION => 1)", "no table 'nothing'"),
+        ("image_labels AT (VERSION => 1)", "annotations, images"),
+    ],
+)
+def test_a_version_that_cannot_be_had_says_why(lake: Lake, clause: str, said: str) -> None:
+    with pytest.raises(DropmillError, match=said):
+        lake.sql(f"SELECT * FROM {clause}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "WITH x AS (COPY (SELECT 1 AS rule) TO '{file}' (FORMAT parquet)) SELECT * FROM x, annotations",
+        "EXPLAIN ANALYZE COPY (SELECT 1 AS rule) TO '{file}' (FORMAT parquet)",
+        "EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{file}') SELECT * FROM x, annotations",
+        "SELECT * FROM annotations, query('WITH x AS (COPY (SELECT 1) TO ''{file}'') SELECT * FROM x')",
+        "SELECT * FROM annotations, system.main.\"QUERY\"('SELECT 1')",
+        "WITH x AS (DELETE FROM annotations RETURNING *) SELECT * FROM x",
+        "COPY annotations TO '{file}'",
+        "WITH RECURSIVE x AS (COPY annotations TO '{file}') SELECT 1 FROM annotations",
+        "SELECT (WITH x AS (COPY annotations TO '{file}') SELECT 1) FROM annotations",
+    ],
+)
+def test_no_query_writes_to_the_files_that_it_may_read(lake: Lake, statement: str) -> None:
+    files = [Path(file) for file in lake.table("annotations").file_uris()]
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(QueryError):
+        lake.sql(statement.format(file=files[0]))
+    assert [file.read_bytes() for file in files] == before
+    assert len(list(files[0].parent.iterdir())) == len(files) + 1
+
+
+def test_a_query_cannot_read_the_log_or_a_table_that_it_does_not_name(lake: Lake) -> None:
+    folder = lake.store.root / "tables" / "annotations"
+    with pytest.raises(QueryError):
+        lake.sql(f"SELECT * FROM annotations, read_text('{folder}/_delta_log/00000000000000000000.json')")
+    with pytest.raises(QueryError):
+        lake.sql(f"SELECT * FROM read_parquet('{folder}/*.parquet'), annotations")
+
+
+def test_too_many_rows_are_an_error_and_not_a_part_of_the_answer(lake: Lake) -> None:
+    assert lake.sql("SELECT * FROM range(10)", max_rows=10).num_rows == 10
+    with pytest.raises(QueryError, match="more than 9 rows"):
+        lake.sql("SELECT * FROM range(10)", max_rows=9)
+    assert lake.sql("SELECT * FROM range(10)", max_rows=None).num_rows == 10
+
+
+def test_a_query_that_runs_away_is_stopped(lake: Lake) -> None:
+    with pytest.raises(QueryError, match=r"stopped after 0\.2 s"):
+        lake.sql("SELECT count(*) FROM range(10000000) a, range(10000000) b", timeout_s=0.2)
+    with pytest.raises(QueryError, match="stopped after"):
+        lake.sql("WITH RECURSIVE t AS (SELECT 1 UNION ALL SELECT 1 FROM t) SELECT * FROM t", timeout_s=0.2)
+
+
+def test_a_query_that_needs_too_much_memory_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.sql._MAX_SPILL", "1MB")
+    with pytest.raises(QueryError, match="more memory"):
+        lake.sql("SELECT list(range) AS all FROM range(100000000)", memory_limit="50MB")
+    with pytest.raises(QueryError, match="4GB"):
+        lake.sql("SELECT 1", memory_limit="4GB'; SET threads = 1; --")
+
+
+def test_a_query_that_was_explained_is_one_that_reads(lake: Lake) -> None:
+    plan = lake.sql("EXPLAIN SELECT count(*) FROM annotations").to_pylist()
+    assert "PARQUET" in str(plan)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SHOW TABLES",
+        "DESCRIBE annotations",
+        "SUMMARIZE annotations",
+        "FROM annotations",
+        "VALUES (1), (2)",
+        "(SELECT 1) UNION ALL (SELECT 2) ORDER BY 1",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT * FROM t",
+        "SELECT category, row_number() OVER (ORDER BY sample) AS n FROM annotations QUALIFY n = 1",
+        "SELECT unnest(quantile_cont(xmax, [0.1, 0.9])) FROM annotations",
+        "PIVOT annotations ON category IN ('car', 'van') USING count(*)",
+    ],
+)
+def test_reading_takes_many_forms(lake: Lake, query: str) -> None:
+    assert lake.sql(query).num_rows > 0
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -113,6 +234,38 @@ def test_json_and_csv_can_be_read_back(lake: Lake) -> None:
     read = list(csv.DictReader(io.StringIO(rows.csv())))
     assert read[0]["text"] == 'a "b", c'
     assert json.loads(read[0]["list"]) == [1, 2]
+
+
+def test_parquet_and_pandas_hold_the_same_rows(lake: Lake, tmp_path: Path) -> None:
+    rows = lake.sql("SELECT sample, width, [1, 2] AS list FROM boxes ORDER BY sample")
+    assert pl.read_parquet(rows.parquet(tmp_path / "rows.parquet")).equals(rows.polars())
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(rows.pandas(), pandas.DataFrame)
+    assert rows.pandas()["sample"].tolist() == ["s1", "s2", "s3"]
+
+
+def test_an_image_has_its_classes_and_how_many_of_each(lake: Lake) -> None:
+    images = [{"dataset": "road", "sample": name, "labelled": True} for name in ("s1", "none")]
+    LaneCommit(lake, "main", 9).append("images", pa.Table.from_pylist(images, schema=schemas.IMAGES))
+    more = [
+        {"dataset": "road", "sample": "s1", "category": category, "ignore": category == "DontCare"}
+        for category in ("car", "bus", "DontCare")
+    ]
+    LaneCommit(lake, "main", 9).append("annotations", pa.Table.from_pylist(more, schema=schemas.ANNOTATIONS))
+    rows = lake.sql(
+        "SELECT sample, boxes, ignored, categories, counts FROM image_labels ORDER BY boxes"
+    ).to_pylist()
+    assert rows == [
+        {"sample": "none", "boxes": 0, "ignored": 0, "categories": [], "counts": []},
+        {"sample": "s1", "boxes": 3, "ignored": 1, "categories": ["bus", "car"], "counts": [1, 2]},
+    ]
+
+
+def test_the_latest_findings_are_those_of_the_newest_batch_of_each_data_set(lake: Lake) -> None:
+    rows = [{"dataset": d, "rule": f"{d}{n}", "batch": n} for d, n in (("a", 1), ("a", 2), ("b", 1))]
+    LaneCommit(lake, "main", 9).append("findings", pa.Table.from_pylist(rows, schema=schemas.FINDINGS))
+    found = lake.sql("SELECT rule FROM latest_findings ORDER BY rule").column("rule").to_pylist()
+    assert found == ["a2", "b1"]
 
 
 def test_all_tables_can_be_listed(lake: Lake) -> None:
