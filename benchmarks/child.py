@@ -1,0 +1,48 @@
+"""A measurement in a process of its own: seconds, CPU seconds, and the largest memory it ever had."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_MARK = "measured: "
+
+
+def in_child(module: str, *words: str, python: str = sys.executable) -> dict[str, Any]:
+    """Run ``python -m module words…``, which ends with :func:`tell`, and return what it told."""
+    done = subprocess.run([python, "-m", module, *words], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{module} {' '.join(words)}: {done.stderr.strip()[-2000:]}")
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
+    return found
+
+
+def tell(work: Callable[[], dict[str, Any]]) -> None:
+    """Do the work, and print what it took, with the facts that it gives."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    facts = work()
+    took = {
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3),
+    }
+    print(_MARK + json.dumps({**took, **facts}))
+
+
+def beside(rows: Sequence[dict[str, Any]], peer: str) -> list[dict[str, Any]]:
+    """Rows with how many times faster they are than the row named ``peer``, by wall clock and by CPU."""
+    base = next(row for row in rows if row["reader"] == peer)
+    return [
+        {
+            **row,
+            f"faster than {peer}": f"{base['seconds'] / row['seconds']:.2f}x",
+            "by CPU": f"{base['cpu_seconds'] / row['cpu_seconds']:.2f}x",
+        }
+        for row in rows
+    ]

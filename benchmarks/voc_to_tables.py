@@ -1,0 +1,133 @@
+"""3,640 Pascal VOC files with 48,880 boxes (BCCD ten times), beside globox and supervision.
+
+The peers are installed into an environment of their own, which goes when the benchmark ends; one that cannot
+be had is reported as absent. They load the labels into memory; Dropmill is measured doing that, and to
+committed tables as well.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import in_child, tell
+from benchmarks.real_data import real_data
+from benchmarks.record import record
+
+_TIMES = 10
+_PEERS = {"globox": "globox", "supervision": "supervision"}
+
+
+def main() -> None:
+    """Measure and print."""
+    source = real_data("bccd-voc")
+    folder = Path(tempfile.mkdtemp(prefix="dropmill-voc-"))
+    try:
+        _multiply(source, folder / "bucket" / "voc")
+        rows = []
+        for reader in ("read", "committed tables"):
+            rows.append(
+                {"reader": reader, **in_child("benchmarks.voc_to_tables", "--child", reader, str(folder))}
+            )
+        absent = {}
+        for peer, package in _PEERS.items():
+            python = _environment(folder / f"env-{peer}", package)
+            if python is None:
+                absent[peer] = "could not be installed"
+                continue
+            rows.append(
+                {
+                    "reader": peer,
+                    **in_child("benchmarks.voc_to_tables", "--child", peer, str(folder), python=python),
+                }
+            )
+        own = rows[0]["seconds"]
+        rows = [{**row, "times the reading": round(row["seconds"] / own, 2)} for row in rows]
+        record("voc_to_tables", rows, packages=["pyarrow", "defusedxml"], notes={"absent": absent})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _multiply(source: Path, target: Path) -> None:
+    for part in ("JPEGImages", "Annotations"):
+        (target / part).mkdir(parents=True)
+    for number in range(_TIMES):
+        for file in (source / "Annotations").glob("*.xml"):
+            name = f"{number}_{file.stem}"
+            text = file.read_text().replace(f"{file.stem}.jpg", f"{name}.jpg")
+            (target / "Annotations" / f"{name}.xml").write_text(text)
+            shutil.copyfile(source / "JPEGImages" / f"{file.stem}.jpg", target / "JPEGImages" / f"{name}.jpg")
+
+
+def _environment(folder: Path, package: str) -> str | None:
+    uv = shutil.which("uv")
+    if uv is None:
+        return None
+    python = folder / "bin" / "python"
+    for words in (
+        ["venv", "--quiet", str(folder)],
+        ["pip", "install", "--quiet", "-p", str(python), package],
+    ):
+        if subprocess.run([uv, *words], capture_output=True, check=False).returncode:
+            return None
+    return str(python)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    from transforms.formats.detect import read_label
+
+    boxes = 0
+    for file in sorted((folder / "Annotations").iterdir()):
+        boxes += read_label(file.read_bytes(), f"Annotations/{file.name}").labels.num_rows
+    return {"boxes": boxes}
+
+
+def _globox(folder: Path) -> dict[str, Any]:
+    from globox import AnnotationSet  # type: ignore[import-not-found]
+
+    found = AnnotationSet.from_pascal_voc(folder / "Annotations")
+    return {"boxes": sum(len(annotation.boxes) for annotation in found)}
+
+
+def _supervision(folder: Path) -> dict[str, Any]:
+    import supervision  # type: ignore[import-not-found]
+
+    found = supervision.DetectionDataset.from_pascal_voc(
+        images_directory_path=str(folder / "JPEGImages"),
+        annotations_directory_path=str(folder / "Annotations"),
+    )
+    return {"boxes": sum(len(one) for one in found.annotations.values())}
+
+
+def _child(reader: str, folder: Path) -> None:
+    voc = folder / "bucket" / "voc"
+    if reader == "globox":
+        import globox
+
+        assert globox
+        tell(lambda: _globox(voc))
+    elif reader == "supervision":
+        import supervision
+
+        assert supervision
+        tell(lambda: _supervision(voc))
+    elif reader == "read":
+        import transforms.formats.detect
+
+        assert transforms.formats.detect
+        tell(lambda: _read(voc))
+    else:
+        from benchmarks.bucket import ingest
+
+        tell(lambda: {"boxes": ingest(folder / "bucket", folder / "lake").labels})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        _child(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main()
