@@ -48,7 +48,7 @@ def spec_for(epochs: int) -> TrainSpec:
     return default_spec(["block"], 64, 64, epochs=epochs, batch_size=2, num_layers=10)
 
 
-def test_two_workers_train_and_leave_metrics_and_weights(
+def test_two_workers_train_and_a_second_call_finds_the_work_done(
     local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
     result = train_with_ray(
@@ -60,6 +60,12 @@ def test_two_workers_train_and_leave_metrics_and_weights(
     assert model.classes == ("block",)
     assert spec == spec_for(2)
     assert (result.checkpoint_dir / "best.pt").is_file()
+    trained = (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text()
+    again = train_with_ray(
+        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
+    )
+    assert again.metrics["val_map50"] == result.metrics["val_map50"]
+    assert (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text() == trained
 
 
 def test_an_error_in_a_worker_comes_back_as_ours(

@@ -12,6 +12,9 @@ from training.detectnet_v2.resnet import BN_MOMENTUM, ResNet
 from training.detectnet_v2.spec import STRIDE, TrainSpec
 
 INPUT_NAME = "input_1"
+# Coverage begins near 0.01, not at 0.5 as in TAO: else the first epochs only teach that most cells are empty
+# (Lin et al. 2017, arXiv 1708.02002, section 4.1).
+_PRIOR_LOGIT = -4.6
 OUTPUT_NAMES = ("output_cov/Sigmoid", "output_bbox/BiasAdd")
 
 
@@ -45,8 +48,8 @@ class DetectNetV2(nn.Module):
         self.scale = scale
         self.offset = offset
         self.backbone = backbone
-        self.output_cov = _head(backbone.out_channels, len(classes))
-        self.output_bbox = _head(backbone.out_channels, 4 * len(classes))
+        self.output_cov = _head(backbone.out_channels, len(classes), bias=_PRIOR_LOGIT)
+        self.output_bbox = _head(backbone.out_channels, 4 * len(classes), bias=0.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(images)
@@ -128,9 +131,9 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     return trainable, frozen + averages
 
 
-def _head(inputs: int, outputs: int) -> nn.Conv2d:
+def _head(inputs: int, outputs: int, *, bias: float) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, 1)
     nn.init.xavier_uniform_(layer.weight)
     assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    nn.init.constant_(layer.bias, bias)
     return layer
