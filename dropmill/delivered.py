@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -19,13 +19,15 @@ from quality.review import Material
 from quality.sets import as_findings, findings_of
 from storage import schemas
 from storage.errors import ConfigError, StoreError, UnreadableError
-from storage.lake import Lake
 from storage.object_store import ObjectStore
 from transforms.delivery import Delivery, route_of, stem_of, without_extension
 from transforms.formats.detect import read_label
 from transforms.formats.refs import is_image_name
 from transforms.images import inspect_image
 from transforms.normalise import Groups, Normalised, normalise
+
+if TYPE_CHECKING:
+    from storage.lake import Lake
 
 _log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ COLOURS = ("#2f6db5", "#e08a1e", "#3b9b62", "#b8433f", "#7d62b3", "#8a6a4f", "#c
 _INK, _PALE = "#1f2933", "#d9dee4"
 _PNG_DPI = 72
 _ROWS_ON_A_PAGE = 40
+_MOST_LETTERS = 28
 
 
 def save_graphs(
@@ -44,9 +45,7 @@ def save_graphs(
             for number, page in enumerate((p for whole in chapter.pages for p in _broken(whole)), start=1):
                 figure = draw(page, width, height)
                 picture = folder / f"{chapter.name}_{number}.png"
-                figure.savefig(picture, dpi=_PNG_DPI, pil_kwargs={"compress_level": 3})
-                # The layout is found already, and finding it takes as long as drawing.
-                figure.set_layout_engine("none")
+                figure.savefig(picture, dpi=_PNG_DPI, pil_kwargs={"compress_level": 1})
                 pdf.savefig(figure)
                 written.append(picture)
         written.append(path)
@@ -70,8 +69,8 @@ def draw(page: Page, width: float, height: float, *, title: bool = True) -> Figu
     """One page as a figure of ``width`` x ``height`` inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes(_place(page, width, height, title=title))
     if title:
         axes.set_title(page.title, loc="left", pad=14, fontweight="bold")
     if isinstance(page, Bars):
@@ -85,6 +84,29 @@ def draw(page: Page, width: float, height: float, *, title: bool = True) -> Figu
     else:
         _draw_table(axes, page, width)
     return figure
+
+
+def _place(page: Page, width: float, height: float, *, title: bool) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of the axes, as parts of the figure.
+
+    Reckoned from the texts around them: matplotlib's own layouts draw everything twice to find it.
+    """
+    import matplotlib as mpl
+
+    line = float(mpl.rcParams["font.size"]) / 72
+    left, right, top, bottom = 0.3, 0.3, 0.25, 0.25
+    top += 2.2 * line if title else 0.0
+    if isinstance(page, Bars | Points):
+        size = _fitting(height, len(page.labels) * (len(page.series) if isinstance(page, Bars) else 1)) / 72
+        letters = max((min(len(label), _MOST_LETTERS) for label in page.labels), default=1)
+        left += letters * 0.66 * min(size * 1.2, line) + 0.1
+        bottom += 2.6 * line + (2.2 * line if isinstance(page, Bars) and len(page.series) > 1 else 0.0)
+    elif not isinstance(page, Table):
+        left += 4.6 * line
+        bottom += 2.6 * line
+        right += 1.5 * line if isinstance(page, Heat) else 0.0
+    wide, high = max(width - left - right, 0.3 * width), max(height - top - bottom, 0.3 * height)
+    return 1 - (wide + right) / width, bottom / height, wide / width, high / height
 
 
 def _draw_bars(axes: Axes, page: Bars) -> None:
@@ -110,7 +132,7 @@ def _draw_bars(axes: Axes, page: Bars) -> None:
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     if count > 1:
-        axes.get_figure(root=True).legend(loc="outside lower center", ncols=min(count, 4), frameon=False)  # type: ignore[union-attr]
+        axes.get_figure(root=True).legend(loc="lower center", ncols=min(count, 4), frameon=False)  # type: ignore[union-attr]
 
 
 def _draw_histogram(axes: Axes, page: Histogram) -> None:
@@ -214,13 +236,17 @@ def _rows(axes: Axes, rows: int) -> float:
 
 def _text_size(axes: Axes, lines: float) -> float:
     """Points of a text of which ``lines`` fit below each other."""
+    return _fitting(axes.get_window_extent().height / axes.get_figure(root=True).dpi, lines)  # type: ignore[union-attr]
+
+
+def _fitting(inches: float, lines: float) -> float:
     import matplotlib as mpl
 
-    room = axes.get_window_extent().height / axes.figure.dpi * 72 / max(lines, 1)
+    room = 72 * inches / max(lines, 1)
     return float(max(4.0, min(mpl.rcParams["font.size"], room * 0.75)))
 
 
-def _short(text: str, most: int = 28) -> str:
+def _short(text: str, most: int = _MOST_LETTERS) -> str:
     # A dollar sign would begin a formula.
     return (
         textwrap.shorten(text, most, placeholder="…").replace("$", r"\$")

@@ -195,13 +195,14 @@ def _read(spec: AnalyticsSpec, lake: str | None, dataset: str | None, *, correct
     from quality.gate import Thresholds
     from quality.limits import Limits
     from quality.review import review
-    from storage.lake import Lake
 
     limits = Limits(**_known("limits", spec.limits, Limits))
     thresholds = Thresholds(**_known("gate", spec.gate, Thresholds))
     if lake:
         if not dataset:
             raise ConfigError("--lake needs --dataset: the name of one of its data sets")
+        from storage.lake import Lake
+
         delivered = read_lake(Lake.open(lake), dataset)
     else:
         images = Path(spec.data.image_dir) if spec.data.image_dir else None
