@@ -186,6 +186,7 @@ def default_spec(
     amp: bool = True,
     seed: int = 42,
     class_weights: Mapping[str, float] | None = None,
+    foreground_weight: float = 0.05,
 ) -> TrainSpec:
     """A spec for a pipeline that has no spec file: the documentation's sample values, with images resized.
 
@@ -214,7 +215,12 @@ def default_spec(
         ),
         cost_function_config=CostFunctionConfig(
             target_classes=tuple(
-                TargetClass(name=name, class_weight=weights.get(name, 1.0), objectives=objectives)
+                TargetClass(
+                    name=name,
+                    class_weight=weights.get(name, 1.0),
+                    coverage_foreground_weight=foreground_weight,
+                    objectives=objectives,
+                )
                 for name in classes
             )
         ),
