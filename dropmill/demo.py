@@ -118,6 +118,11 @@ def run_demo(demo: Demo, tell: Tell) -> Lake:
     return lake
 
 
+def count_images(source: Path) -> int:
+    """How many images a folder holds."""
+    return sum(_is_image_file(source / info.key) for info in ObjectStore.at(source).list())
+
+
 def halves(source: Path) -> tuple[list[str], list[str]]:
     """The files of a set in two halves by image; the second begins with labels, and with what is about all.
 
