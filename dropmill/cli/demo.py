@@ -18,7 +18,7 @@ from dropmill.report import make_report, print_report
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 
-_IMAGES_SHOWN = 5_000  # to the network in all: what takes a few minutes on two cores
+_IMAGES_SHOWN = 9_000  # to the network in all: what takes a few minutes on two cores
 
 
 @click.command("demo")
@@ -92,7 +92,7 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
 
 
 def _training(epochs: int | None, images: int) -> dict[str, object]:
-    """Settings for a few minutes on two cores: small inputs, and so many epochs that the work stays the same."""
+    """Settings for a few minutes on two cores: small inputs, and epochs that keep the work the same."""
     return {
         "model": "detectnet_v2",
         "epochs": epochs or max(1, min(60, _IMAGES_SHOWN // images)),
