@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def real_data(name: str) -> Path:
-    """The folder of a set below ``DROPMILL_TEST_DATA`` (else ``../shared/data``); FileNotFoundError without."""
+    """The folder of a set below ``DROPMILL_TEST_DATA`` (else ``../shared/data``); FileNotFoundError if absent."""
     root = Path(os.environ.get("DROPMILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not (root / name).is_dir():
         raise FileNotFoundError(f"no real data: {root / name} (set DROPMILL_TEST_DATA)")

@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks.child import in_child, tell
 from benchmarks.real_data import real_data
-from benchmarks.record import record
 
 _TIMES = 10
 _PEERS = {"globox": "globox", "supervision": "supervision"}
@@ -24,15 +23,17 @@ _PEERS = {"globox": "globox", "supervision": "supervision"}
 
 def main() -> None:
     """Measure and print."""
+    # The peers' environments, which run this module as well, have none of its packages.
+    from benchmarks.record import record
+
     source = real_data("bccd-voc")
     folder = Path(tempfile.mkdtemp(prefix="dropmill-voc-"))
     try:
         _multiply(source, folder / "bucket" / "voc")
-        rows = []
-        for reader in ("read", "committed tables"):
-            rows.append(
-                {"reader": reader, **in_child("benchmarks.voc_to_tables", "--child", reader, str(folder))}
-            )
+        rows = [
+            {"reader": reader, **in_child("benchmarks.voc_to_tables", "--child", reader, str(folder))}
+            for reader in ("read", "committed tables")
+        ]
         absent = {}
         for peer, package in _PEERS.items():
             python = _environment(folder / f"env-{peer}", package)
