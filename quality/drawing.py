@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import polars as pl
@@ -18,10 +17,12 @@ from storage.errors import UnreadableError
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
+# Neighbours differ most: most data sets have few classes.
 _PALETTE = (
-    "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#e11d8f", "#2f9e44",
-    "#1c7ed6", "#f08c00", "#7048e8", "#0ca678", "#d6336c", "#5c940d", "#c2255c",
+    "#2f6db5", "#d9480f", "#2b8a3e", "#c2255c", "#7048e8", "#0b7285", "#a86400", "#c92a2a", "#5c940d",
+    "#9c36b5", "#1864ab", "#087f5b", "#862e9c", "#d6336c", "#495057", "#e67700",
 )  # fmt: skip
+_IGNORED = "#868e96"
 _LARGEST = 4096
 _POLYGONS = msgspec.json.Decoder(list[list[float]])
 
@@ -55,12 +56,13 @@ def draw_sample(
     by_sample = boxes.filter(pl.col("sample").is_in([sample for sample, _ in chosen])).partition_by(
         "sample", as_dict=True
     )
+    colours = colours_of(boxes["category"])
     files, failed = [], []
     for sample, uri in chosen:
         path = folder / (sample.replace("/", "__") + ".jpg")
         try:
             with read(uri) as file:
-                picture = draw_boxes(file, uri, by_sample.get((sample,), boxes.clear()))
+                picture = draw_boxes(file, uri, by_sample.get((sample,), boxes.clear()), colours)
             picture.save(path, quality=88)
             files.append(path)
         except (UnreadableError, OSError) as error:
@@ -70,8 +72,13 @@ def draw_sample(
     return Drawn(files=tuple(files), failed=tuple(failed))
 
 
-def draw_boxes(file: BinaryIO, path: str, boxes: pl.DataFrame) -> Image.Image:
-    """One image in colour with its boxes, classes and polygons. Raises UnreadableError."""
+def draw_boxes(
+    file: BinaryIO, path: str, boxes: pl.DataFrame, colours: Mapping[str, str] | None = None
+) -> Image.Image:
+    """One image in colour with its boxes, classes and masks; ignored regions are grey.
+
+    ``colours`` by class, as :func:`colours_of` gives them for the whole data set. Raises UnreadableError.
+    """
     from PIL import Image, ImageDraw, ImageOps
 
     try:
@@ -84,39 +91,49 @@ def draw_boxes(file: BinaryIO, path: str, boxes: pl.DataFrame) -> Image.Image:
     if scale < 1:
         image = image.resize((round(image.width * scale), round(image.height * scale)))
     rows = boxes.sort((pl.col("xmax") - pl.col("xmin")) * (pl.col("ymax") - pl.col("ymin")), descending=True)
+    known = colours_of(boxes["category"]) if colours is None else colours
+    shade = pl.col("category").replace_strict(known, default=_IGNORED, return_dtype=pl.String)
+    if "ignore" in rows.columns:
+        shade = pl.when(pl.col("ignore").fill_null(value=False)).then(pl.lit(_IGNORED)).otherwise(shade)
+    rows = rows.with_columns(shade.alias("colour"))
     if "segmentation" in rows.columns and rows["segmentation"].null_count() < rows.height:
         veil = image.copy()
         brush = ImageDraw.Draw(veil)
-        for category, text in rows.select("category", "segmentation").iter_rows():
+        for colour, text in rows.select("colour", "segmentation").iter_rows():
             for polygon in _polygons(text):
-                brush.polygon([value * scale for value in polygon], fill=colour_of(category))
+                brush.polygon([value * scale for value in polygon], fill=colour)
             mask = mask_of(text) if text and text.startswith("{") else None
             if mask is not None:
                 stencil = Image.fromarray(mask.astype("uint8") * 255).resize(veil.size)
-                veil.paste(colour_of(category), (0, 0), stencil)
+                veil.paste(colour, (0, 0), stencil)
         image = Image.blend(image, veil, 0.4)
     brush = ImageDraw.Draw(image)
     thick = max(2, round(max(image.size) / 500))
     for box in rows.iter_rows(named=True):
         corners = [box[name] for name in ("xmin", "ymin", "xmax", "ymax")]
         if all(value is not None and abs(value) < 1e6 for value in corners):
-            _draw_box(brush, image, [value * scale for value in corners], str(box["category"]), thick)
+            _draw_box(brush, image, [value * scale for value in corners], box, thick)
     return image
 
 
-def colour_of(category: str | None) -> str:
-    """The colour of a class: the same in every picture and every run."""
-    return _PALETTE[zlib.crc32((category or "").encode()) % len(_PALETTE)]
+def colours_of(categories: pl.Series) -> dict[str, str]:
+    """A colour for each class, by its place among all of them: the same in every picture of a data set."""
+    names = categories.drop_nulls().unique().sort()
+    return {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(names)}
 
 
 def _draw_box(
-    brush: ImageDraw.ImageDraw, image: Image.Image, corners: Sequence[float], category: str, thick: int
+    brush: ImageDraw.ImageDraw,
+    image: Image.Image,
+    corners: Sequence[float],
+    box: Mapping[str, Any],
+    thick: int,
 ) -> None:
     from PIL import ImageFont
 
     x1, x2 = sorted((corners[0], corners[2]))
     y1, y2 = sorted((corners[1], corners[3]))
-    colour = colour_of(category)
+    category, colour = str(box["category"]), box["colour"]
     brush.rectangle((x1, y1, x2, y2), outline=colour, width=thick)
     font = ImageFont.load_default(max(10, round(max(image.size) / 75)))
     left, top, right, bottom = brush.textbbox((0, 0), category, font=font)

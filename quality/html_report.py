@@ -30,7 +30,8 @@ nav { margin: 1rem 0; } nav a { margin-right: 1rem; color: var(--blue); text-dec
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; margin: .3rem 0 1rem; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; } th { border-bottom: 1.5px solid var(--ink); }
+  vertical-align: top; overflow-wrap: break-word; }
+th { border-bottom: 1.5px solid var(--ink); white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 figure { margin: .4rem 0 1.2rem; } figure svg { width: 100%; height: auto; max-width: 52rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }

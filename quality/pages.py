@@ -502,6 +502,15 @@ def _findings(review: Review) -> Chapter | None:
     documents |= {rule.name: rule.documentation for rule in review.rules}
     counts = findings.group_by("rule", "severity", maintain_order=True).len("n")
     shown = findings.head(_FINDINGS_SHOWN)
+    columns = {
+        "Rule": "rule",
+        "Image": "sample",
+        "Class": "category",
+        "Line": "line",
+        "Seen": "observed",
+        "Done": "correction",
+    }
+    columns = {head: name for head, name in columns.items() if shown[name].null_count() < shown.height}
     more = findings.height - shown.height
     return Chapter(
         name="Findings",
@@ -514,12 +523,10 @@ def _findings(review: Review) -> Chapter | None:
             ),
             Table(
                 title=f"Findings{f', the first {_FINDINGS_SHOWN} of {findings.height:,}' if more else ''}",
-                header=("Rule", "Image", "Class", "Line", "Seen", "Done"),
+                header=tuple(columns),
                 rows=tuple(
                     tuple("" if value is None else str(value) for value in row)
-                    for row in shown.select(
-                        "rule", "sample", "category", "line", "observed", "correction"
-                    ).iter_rows()
+                    for row in shown.select(*columns.values()).iter_rows()
                 ),
             ),
         ),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quality.check import check_boxes
+from quality.check import check_boxes, scan_boxes
 from quality.limits import Limits
 from quality.measures import find_twins
 from quality.rules import ADVISORY_RULES, CORNERS, RULES, advisory_rules
@@ -200,3 +200,20 @@ def test_the_finding_of_a_twin_names_the_other() -> None:
     ).findings.to_dicts()
     assert (finding["rule"], finding["instance"]) == ("duplicate_box", 9)
     assert finding["observed"] == "IoU 1.0 with instance 3"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([None, *_DEFECTS]), min_size=1, max_size=30))
+def test_a_scan_finds_what_a_frame_in_memory_gives(plan: list[str | None]) -> None:
+    rows = frame([box(i) | (_DEFECTS[defect](box(i)) if defect else {}) for i, defect in enumerate(plan)])
+    rules = [
+        rule for rule in _EVERY if not {"twin", "mask_kind", "mask_xmin", "mask_crosses"} & set(rule.measures)
+    ]
+    there = scan_boxes(rows.lazy(), rules, categories=["car"])
+    here = check_boxes(rows, correct=False, rules=rules, categories=["car"]).findings
+    assert there.sort("instance", "rule").equals(here.sort("instance", "rule"))
+
+
+def test_rules_that_compare_boxes_are_refused_for_a_scan() -> None:
+    with pytest.raises(ValueError, match="duplicate_box cannot be checked box by box"):
+        scan_boxes(frame([box(0)]).lazy(), ADVISORY_RULES)

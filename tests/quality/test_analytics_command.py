@@ -13,7 +13,13 @@ from PIL import Image
 
 from dropmill.analytics_spec import load_analytics_spec
 from dropmill.cli.analytics import analytics
+from ingest.batch import Committer
+from ingest.events import DatasetRule
+from ingest.parse import Limits, parse_objects
+from ingest.reconcile import reconcile
 from storage.errors import ConfigError, DropmillError, UnknownKeyError
+from storage.lake import Lake
+from storage.object_store import ObjectStore
 
 _ANALYZE = """\
 data:
@@ -359,15 +365,14 @@ def test_an_unreadable_label_file_is_named_and_does_not_stop_the_rest(spec: Path
     assert findings["source"].to_list() == ["b.txt"]
 
 
-@pytest.mark.slow
 def test_a_data_set_of_a_lake_is_checked_like_its_folder(shared_data: Path, tmp_path: Path) -> None:
-    from dropmill.cli import cli
-
     bucket = tmp_path / "bucket"
     shutil.copytree(shared_data / "kitti-cropped" / "training", bucket / "frames" / "training")
-    lake = tmp_path / "lake"
-    done = CliRunner().invoke(cli, ["ingest", str(bucket), "--lake", str(lake)])
-    assert done.exit_code == 0, done.output
+    lake, store, rule = tmp_path / "lake", ObjectStore.at(bucket), DatasetRule(bucket="bucket")
+    committer = Committer(
+        Lake.create(lake), lambda events: parse_objects(store, events, rule, Limits()), rule=rule
+    )
+    reconcile(store, committer, rule)
     out = tmp_path / "out"
     result = run("validate", "--lake", lake, "--dataset", "frames", f"data.output_dir={out}", "--json")
     facts = json.loads(result.output.splitlines()[-1])

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from quality.balance import Balance, class_balance
+from quality.drift import compare
 from quality.gate import Thresholds, Verdict, judge
 
 
@@ -78,3 +79,35 @@ def test_verdicts_are_ordered() -> None:
     assert Verdict.PASS.at_least(Verdict.WARN)
     assert Verdict.WARN.at_least(Verdict.WARN)
     assert not Verdict.FAIL.at_least(Verdict.WARN)
+
+
+def test_the_new_measures_warn_by_default_and_fail_where_asked_to() -> None:
+    even = class_balance(annotations(a=50, b=50))
+    drift = compare("train", {"a": 50, "b": 50}, "val", {"a": 5, "b": 95})
+    assert drift is not None
+    facts = {"delivered": 100, "invalid": 0, "objects": 20, "quarantined": 0}
+    given = judge(balance=even, **facts, doubtful=6, leaked=2, drifts=[drift])
+    assert given.verdict is Verdict.WARN
+    assert len(given.reasons) == 3
+    for words in ("6.0% of the boxes have a warning", "2 images show", "train to val: JS divergence"):
+        assert any(words in reason for reason in given.reasons)
+    strict = Thresholds(fail_leaked_images=1, fail_js_divergence=0.05)
+    failed = judge(balance=even, **facts, leaked=2, drifts=[drift], thresholds=strict)
+    assert failed.verdict is Verdict.FAIL
+    assert len(failed.reasons) == 2
+
+
+def test_entropy_and_the_worth_of_the_smallest_class_are_judged_where_a_limit_is_set() -> None:
+    lopsided = class_balance(annotations(a=95, b=5))
+    assert verdict(lopsided, thresholds=Thresholds(warn_imbalance=100))[0] is Verdict.PASS
+    limits = Thresholds(warn_imbalance=100, warn_entropy_below=0.5, warn_effective_number=10)
+    given, reasons = verdict(lopsided, thresholds=limits)
+    assert given is Verdict.WARN
+    assert [reason.split(",")[0] for reason in reasons] == [
+        "the class mix has an entropy of 0.29",
+        "b is worth 5 samples",
+    ]
+    assert (
+        verdict(lopsided, thresholds=Thresholds(warn_imbalance=100, fail_entropy_below=0.5))[0]
+        is Verdict.FAIL
+    )

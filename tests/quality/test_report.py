@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from dropmill.delivered import open_uri, read_folder
-from quality.drawing import colour_of, draw_boxes, draw_sample
+from quality.drawing import colours_of, draw_boxes, draw_sample
 from quality.html_report import html_of
 from quality.pages import Bars, Table, chapters
 from quality.review import Material, Review, review
@@ -186,8 +186,10 @@ def test_boxes_and_masks_are_drawn_where_they_are(tmp_path: Path) -> None:
     )
     with (tmp_path / "a.png").open("rb") as file:
         drawn = draw_boxes(file, "a.png", boxes)
-    assert drawn.getpixel((125, 80)) == ImageColor.getrgb(colour_of("car"))
-    assert drawn.getpixel((40, 70)) == ImageColor.getrgb(colour_of("van"))
+    colours = colours_of(boxes["category"])
+    assert colours["car"] != colours["van"]
+    assert drawn.getpixel((125, 80)) == ImageColor.getrgb(colours["car"])
+    assert drawn.getpixel((40, 70)) == ImageColor.getrgb(colours["van"])
     assert drawn.getpixel((125, 60)) != (255, 255, 255), "the mask covers it"
     assert drawn.getpixel((40, 50)) == (255, 255, 255), "a box without a mask is empty"
     assert drawn.getpixel((190, 90)) == (255, 255, 255)
