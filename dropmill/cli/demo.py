@@ -18,7 +18,7 @@ from dropmill.report import make_report, print_report
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 
-_IMAGES_SHOWN = 9_000  # to the network in all: what takes a few minutes on two cores
+_IMAGES_SHOWN = 6_000  # to the network in all: what takes a few minutes on two cores
 
 
 @click.command("demo")
