@@ -79,12 +79,11 @@ def _environment(folder: Path, package: str) -> str | None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    from transforms.formats.detect import read_label
+    from transforms.formats.detect import read_labels
 
-    boxes = 0
-    for file in sorted((folder / "Annotations").iterdir()):
-        boxes += read_label(file.read_bytes(), f"Annotations/{file.name}").labels.num_rows
-    return {"boxes": boxes}
+    files = sorted((folder / "Annotations").iterdir())
+    tables = read_labels((f"Annotations/{file.name}", file.read_bytes()) for file in files)
+    return {"boxes": tables["labels"].num_rows}
 
 
 def _globox(folder: Path) -> dict[str, Any]:
@@ -117,9 +116,13 @@ def _child(reader: str, folder: Path) -> None:
         assert supervision
         tell(lambda: _supervision(voc))
     elif reader == "read":
+        import pyarrow as pa
+
         import transforms.formats.detect
 
         assert transforms.formats.detect
+        # pyarrow imports pandas with the first list that it is given.
+        pa.array(["a"], pa.string())
         tell(lambda: _read(voc))
     else:
         from benchmarks.bucket import ingest

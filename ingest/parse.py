@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ from storage import schemas
 from storage.errors import StoreError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
-from transforms.formats.detect import read_label, read_label_parts
+from transforms.formats.detect import plain_rows, read_label, read_label_parts
+from transforms.formats.gathered import Gathered, Rows
 from transforms.images import inspect_image, is_image
 from transforms.normalise import dataset_path
 
@@ -64,12 +65,28 @@ class Parsed:
     labels: pa.Table = field(default_factory=schemas.without(schemas.LABELS, "batch").empty_table)
 
 
+@dataclass(frozen=True, slots=True)
+class _Simple:
+    """An object whose rows wait for those of the others: a table for each would take most of the time."""
+
+    outcome: Outcome
+    dataset: str
+    image: dict[str, Any] | None = None
+    rows: Rows | None = None
+
+
 _PARTS = ("images", "mentions", "categories", "labels")
 
 
 def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule, limits: Limits) -> Parsed:
     """Read and parse the objects of put events; each is read at its planned version or not at all."""
-    return merge([_parse_object(store, event, rule, limits) for event in events])
+    read = [_parse_object(store, event, rule, limits) for event in events]
+    parsed = merge([part for part in read if isinstance(part, Parsed)])
+    simple = [part for part in read if isinstance(part, _Simple)]
+    outcomes = tuple(
+        o for part in read for o in (part.outcomes if isinstance(part, Parsed) else [part.outcome])
+    )
+    return replace(merge([parsed, _of_simple(simple)]) if simple else parsed, outcomes=outcomes)
 
 
 def merge(parts: Sequence[Parsed]) -> Parsed:
@@ -80,7 +97,30 @@ def merge(parts: Sequence[Parsed]) -> Parsed:
     return Parsed(outcomes=tuple(outcome for part in parts for outcome in part.outcomes), **tables)
 
 
-def _parse_object(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed:
+def _of_simple(simple: Sequence[_Simple]) -> Parsed:
+    """The tables of many objects, built once."""
+    images = [part.image for part in simple if part.image is not None]
+    gathered = Gathered()
+    datasets: dict[str, list[str]] = {"labels": [], "mentions": [], "categories": []}
+    for part in simple:
+        if part.rows is not None:
+            gathered.add(part.outcome.event.key, part.rows)
+            datasets["mentions"].append(part.dataset)
+            datasets["labels"] += [part.dataset] * len(part.rows.lines)
+    tables = {
+        name: rows.append_column("dataset", pa.array(datasets[name], pa.string()))
+        for name, rows in gathered.tables().items()
+    }
+    return Parsed(
+        images=pa.Table.from_pylist(images, schema=schemas.without(schemas.IMAGES, "batch")),
+        **{
+            name: rows.select(schemas.without(schemas.TABLES[name], "batch").names)
+            for name, rows in tables.items()
+        },
+    )
+
+
+def _parse_object(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed | _Simple:
     planned = ObjectInfo(event.key, event.version, event.size_bytes)
     for attempt in range(_TRIES):
         try:
@@ -112,7 +152,7 @@ def _quarantined(event: Event, reason: str) -> Parsed:
     return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
 
 
-def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed:
+def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed | _Simple:
     dataset, prefix = rule.of(event.key)
     path = dataset_path(event.key, prefix)
     with store.open(event.key) as file:
@@ -128,6 +168,9 @@ def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -
                 expected=f"at most {limits.max_label_bytes} bytes of labels",
             )
         delivery = _read_labels(file, head, path, event.size_bytes)
+        if isinstance(delivery, Rows):
+            outcome = Outcome(event=event, state="done", kind="label", format=delivery.form)
+            return _Simple(outcome, dataset, rows=delivery)
     ours = {"dataset": dataset, "source": event.key}
     return Parsed(
         outcomes=(Outcome(event=event, state="done", kind=delivery.kind, format=delivery.format),),
@@ -137,10 +180,11 @@ def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -
     )
 
 
-def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Delivery:
+def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Delivery | Rows:
     """Read a label file; a large JSON in parts, so that its bytes are never in memory as a whole."""
     if size_bytes < _LARGE_JSON_BYTES or head.lstrip()[:1] not in {b"{", b"["}:
-        return read_label(head + file.read(), path)
+        data = head + file.read()
+        return plain_rows(data, path) or read_label(data, path)
     file.seek(0)
     parts = list(read_label_parts(file, path))
     tables = {
@@ -152,7 +196,7 @@ def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Del
 
 def _read_image(
     store: ObjectStore, event: Event, file: BinaryIO, path: str, dataset: str, limits: Limits
-) -> Parsed:
+) -> _Simple:
     file.seek(0)
     header = inspect_image(file, path, event.size_bytes, max_pixels=limits.max_image_pixels)
     sample = without_extension(path)
@@ -171,10 +215,7 @@ def _read_image(
         "format": header.format,
         "exif_orientation": header.exif_orientation,
     }
-    return Parsed(
-        outcomes=(Outcome(event=event, state="done", kind="image", format=header.format),),
-        images=pa.Table.from_pylist([row], schema=schemas.without(schemas.IMAGES, "batch")),
-    )
+    return _Simple(Outcome(event=event, state="done", kind="image", format=header.format), dataset, image=row)
 
 
 def _looks_like_image(path: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
+import pyarrow as pa
 from msgspec import Raw
 
 from storage.errors import UnknownFormatError, UnreadableError
@@ -16,9 +17,11 @@ from transforms.formats.coco import EXPECTED as EXPECTED_COCO
 from transforms.formats.coco import read_coco, read_coco_chunks
 from transforms.formats.cvat import cvat_of
 from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
+from transforms.formats.gathered import Gathered, Rows
 from transforms.formats.json_text import keys_of, utf8
 from transforms.formats.kitti import EXPECTED as EXPECTED_KITTI
 from transforms.formats.kitti import fits_kitti, read_kitti
+from transforms.formats.kitti_plain import plain_kitti
 from transforms.formats.labelme import is_labelme, read_labelme
 from transforms.formats.markup import read_xml
 from transforms.formats.odvg import is_odvg, read_label_map, read_odvg
@@ -33,6 +36,7 @@ from transforms.formats.splits import is_image_list, is_image_set, read_image_li
 from transforms.formats.text import Line, is_number, lines_of, quote, text_of
 from transforms.formats.tf_detection import read_pbtxt, read_tfrecord
 from transforms.formats.voc import voc_of
+from transforms.formats.voc_plain import plain_voc
 from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
 from transforms.formats.yolo import fits_yolo, read_yolo
 
@@ -108,6 +112,32 @@ def read_label_parts(file: BinaryIO, path: str) -> Iterator[Delivery]:
     COCO files are never in memory as a whole; other forms are. Errors are those of :func:`read_label`.
     """
     return read_coco_chunks(file, path, otherwise=read_label)
+
+
+def read_labels(files: Iterable[tuple[str, bytes]]) -> dict[str, pa.Table]:
+    """Read many files, as paths and bytes, into ``labels``, ``mentions`` and ``categories``.
+
+    The tables are those of a :class:`Delivery` with the column ``source``, the path, after the others; they
+    are built once for all files in plain forms. Errors are those of :func:`read_label`.
+    """
+    gathered = Gathered()
+    parts: dict[str, list[pa.Table]] = {"labels": [], "mentions": [], "categories": []}
+    for path, data in files:
+        if (rows := plain_rows(data, path)) is not None:
+            gathered.add(path, rows)
+            continue
+        delivery = read_label(data, path)
+        for name, tables in parts.items():
+            rows_of = getattr(delivery, name)
+            tables.append(rows_of.append_column("source", pa.repeat(pa.scalar(path), rows_of.num_rows)))
+    return {name: pa.concat_tables([table, *parts[name]]) for name, table in gathered.tables().items()}
+
+
+def plain_rows(data: bytes, path: str) -> Rows | None:
+    """The rows of a file that is in the plain form of KITTI or VOC; None for all others."""
+    if path.endswith(".xml"):
+        return plain_voc(data, path)
+    return plain_kitti(data, path) if path.endswith(".txt") and not is_image_set(path) else None
 
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
