@@ -64,6 +64,8 @@ def log_report(
                     shown = wandb.Image(_picture(page, size), caption=page.title)
                 run.log({f"{chapter.title}/{page.title}": shown})
         if pictures:
+            # In a table alone they would not be among the files of an offline run.
+            run.log({"image_with_bounding_boxes": [wandb.Image(str(p), caption=p.stem) for p in pictures]})
             rows = [[path.stem, wandb.Image(str(path))] for path in pictures]
             run.log({"image_table": wandb.Table(columns=["image", "boxes"], data=rows)})
     finally:
