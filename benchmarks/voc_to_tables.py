@@ -18,6 +18,7 @@ from benchmarks.child import in_child, tell
 from benchmarks.real_data import real_data
 
 _TIMES = 10
+_TURNS = 3
 _PEERS = {"globox": "globox", "supervision": "supervision"}
 
 
@@ -30,24 +31,35 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="dropmill-voc-"))
     try:
         _multiply(source, folder / "bucket" / "voc")
-        rows = [
-            {"reader": reader, **in_child("benchmarks.voc_to_tables", "--child", reader, str(folder))}
-            for reader in ("read", "committed tables")
-        ]
+        pythons = {"read": sys.executable, "committed tables": sys.executable}
         absent = {}
         for peer, package in _PEERS.items():
             python = _environment(folder / f"env-{peer}", package)
             if python is None:
                 absent[peer] = "could not be installed"
-                continue
-            rows.append(
-                {
-                    "reader": peer,
-                    **in_child("benchmarks.voc_to_tables", "--child", peer, str(folder), python=python),
-                }
-            )
-        own = rows[0]["seconds"]
-        rows = [{**row, "times the reading": round(row["seconds"] / own, 2)} for row in rows]
+            else:
+                pythons[peer] = python
+        runs: dict[str, list[dict[str, Any]]] = {reader: [] for reader in pythons}
+        # In turns, so that what else the machine does meets all alike.
+        for _ in range(_TURNS):
+            for reader, python in pythons.items():
+                runs[reader].append(
+                    in_child("benchmarks.voc_to_tables", "--child", reader, str(folder), python=python)
+                )
+                shutil.rmtree(folder / "lake", ignore_errors=True)
+        rows = [
+            {"reader": reader, **min(found, key=lambda one: float(one["seconds"]))}
+            for reader, found in runs.items()
+        ]
+        own, cpu = rows[0]["seconds"], rows[0]["cpu_seconds"]
+        rows = [
+            {
+                **row,
+                "times the reading": round(row["seconds"] / own, 2),
+                "by CPU": round(row["cpu_seconds"] / cpu, 2),
+            }
+            for row in rows
+        ]
         record("voc_to_tables", rows, packages=["pyarrow", "defusedxml"], notes={"absent": absent})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
