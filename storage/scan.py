@@ -60,10 +60,11 @@ def _readable_files(table: DeltaTable) -> list[str]:
 
 
 def _some_lack_columns(table: DeltaTable) -> bool:
-    """Whether a file may be older than a column: its statistics do not speak of one."""
+    """Whether a file may be older than a column: its statistics do not speak of it (they never do of lists)."""
     actions = pa.table(table.get_add_actions(flatten=True))
-    known = [name for name in actions.column_names if name.startswith("null_count.")]
-    return any(actions[name].null_count for name in known)
+    plain = (field for field in pa.schema(table.schema().to_arrow()) if not pa.types.is_nested(field.type))
+    known = (f"null_count.{field.name}" for field in plain)
+    return any(name not in actions.column_names or actions[name].null_count for name in known)
 
 
 def _sees_all_columns(
