@@ -60,7 +60,7 @@ def _readable_files(table: DeltaTable) -> list[str]:
 
 
 def _some_lack_columns(table: DeltaTable) -> bool:
-    """Whether a file may be older than a column: its statistics do not speak of it (they never do of lists)."""
+    """Whether a file may be older than a column: its statistics do not speak of it, as they do of all."""
     actions = pa.table(table.get_add_actions(flatten=True))
     plain = (field for field in pa.schema(table.schema().to_arrow()) if not pa.types.is_nested(field.type))
     known = (f"null_count.{field.name}" for field in plain)
