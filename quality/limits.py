@@ -20,9 +20,9 @@ class Limits:
     min_image_deviation: float = 2.0
     """Standard deviation of the grey values (0 to 255) below which an image is nearly uniform."""
     hash_distance: int = 8
-    """Bits of 64 by which the perceptual hashes of two images that show the same may differ."""
+    """Bits of 63 by which the perceptual hashes of two images that show the same may differ."""
     min_likeness: float = 0.95
-    """Correlation of two grey thumbnails (-1 to 1) from which images with near hashes show the same."""
+    """Correlation of low frequencies (-1 to 1) from which two images with near hashes show the same."""
     max_js_divergence: float = 0.1
     """Jensen-Shannon divergence of two class mixes (base 2, 0 to 1) above which they drift."""
     max_psi: float = 0.25

@@ -1,15 +1,15 @@
-"""What the pixels of an image say of it: a perceptual hash, a thumbnail, and how much there is to see."""
+"""What the pixels of an image say of it: a perceptual hash, a coarse pattern, how much there is to see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from storage.errors import UnreadableError
 
@@ -19,17 +19,31 @@ if TYPE_CHECKING:
 MAX_PIXELS = 200_000_000
 _SIDE = 32
 _LOW = 8
+_PAIRS_AT_ONCE = 4_000_000
+_Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One image at a glance. ``thumbnail[32, 32]`` is grey (0 to 255), as the image is shown."""
+    """One image at a glance, as it is shown."""
 
     hash: int
-    """64 bits: signs of the low frequencies against their median."""
+    """63 bits: signs of the low frequencies against their median."""
     deviation: float
     """Standard deviation of the grey values, 0 to 127.5."""
-    thumbnail: npt.NDArray[np.uint8]
+    pattern: npt.NDArray[np.int8]
+    """The low frequencies ``pattern[63]`` themselves, the largest being 127: how grey is spread, coarsely."""
+
+    def columns(self) -> dict[str, int | float | str]:
+        """The look as columns of the table ``images``; the pattern in hexadecimal digits."""
+        return {"phash": self.hash, "deviation": self.deviation, "pattern": self.pattern.tobytes().hex()}
+
+
+LOOK_COLUMNS: Mapping[str, type[pl.DataType]] = {
+    "phash": pl.Int64,
+    "deviation": pl.Float64,
+    "pattern": pl.String,
+}
 
 
 def look_at(file: BinaryIO, path: str) -> Look:
@@ -54,70 +68,58 @@ def look_at(file: BinaryIO, path: str) -> Look:
     pixels = np.asarray(grey, np.float64)
     low = (_cosines() @ pixels @ _cosines().T)[:_LOW, :_LOW].ravel()
     bits = low > np.median(low[1:])
+    # The first bit is the mean's, so that a hash is never negative as a 64-bit number.
     bits[0] = False
+    scaled = (low * _orthonormal())[1:]
+    most = np.abs(scaled).max()
     return Look(
         hash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
         deviation=float(pixels.std()),
-        thumbnail=np.asarray(grey, np.uint8),
+        pattern=np.round(scaled * (127 / most) if most > 0 else scaled).astype(np.int8),
     )
 
 
-def same_pictures(
-    looks: Mapping[str, Look], *, distance: int, likeness: float
-) -> list[tuple[str, str, int, float]]:
-    """Pairs of images that show the same: names, bits between their hashes, correlation of thumbnails.
+def looks_frame(looks: Mapping[str, Look]) -> pl.DataFrame:
+    """Looks by sample as a frame: ``sample`` and :data:`LOOK_COLUMNS`."""
+    rows = [{"sample": sample, **look.columns()} for sample, look in looks.items()]
+    return pl.DataFrame(rows, schema={"sample": pl.String, **LOOK_COLUMNS})
 
-    Hashes within ``distance`` bits share at least one of ``distance + 1`` pieces of the hash, so only
-    images with a piece in common are compared. A near hash alone is not enough, since plain scenes share
-    their low frequencies: the thumbnails must have a correlation of ``likeness`` (Pearson, -1 to 1) as well.
+
+def near_hashes(one: pl.Series, two: pl.Series, distance: int) -> tuple[_Rows, _Rows]:
+    """Rows of ``one`` and of ``two`` whose hashes differ by ``distance`` bits or less, every pair of them.
+
+    Each is compared with each, some nanoseconds a pair: what is new is few beside what is stored.
     """
-    names = sorted(looks)
-    if len(names) < 2:
-        return []
-    hashes = np.array([looks[name].hash for name in names], np.uint64)
-    one, two = _near_pairs(hashes, distance)
-    flat = np.stack([looks[name].thumbnail.ravel() for name in names]).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(flat, axis=1)
-    # Images of one colour have no pattern that could be alike.
-    sound = (norm[one] > 0) & (norm[two] > 0)
-    one, two = one[sound], two[sound]
-    alike = np.einsum("ij,ij->i", flat[one], flat[two]) / (norm[one] * norm[two])
-    bits = _bits(hashes[one] ^ hashes[two])
-    return [
-        (names[a], names[b], int(d), float(c))
-        for a, b, d, c in zip(one, two, bits, alike, strict=True)
-        if c >= likeness
-    ]
+    left, right = one.cast(pl.Int64).to_numpy(), two.cast(pl.Int64).to_numpy()
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(right)))
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for start in range(0, len(left), step):
+        near = np.bitwise_count(left[start : start + step, None] ^ right[None, :]) <= distance
+        row, column = np.nonzero(near)
+        found.append((row + start, column))
+    rows, columns = zip(*found, strict=True)
+    return np.concatenate(rows), np.concatenate(columns)
 
 
-def _near_pairs(
-    hashes: npt.NDArray[np.uint64], distance: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows ``one < two`` whose hashes differ by ``distance`` bits or less."""
-    edges = np.linspace(0, 64, distance + 2).astype(int)
-    found: set[tuple[int, int]] = set()
-    for low, high in pairwise(edges):
-        piece = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(piece, kind="stable")
-        piece, sorted_hashes = piece[order], hashes[order]
-        left = np.arange(len(order))
-        step = 0
-        while len(left):
-            step += 1
-            left = left[left + step < len(order)]
-            left = left[piece[left] == piece[left + step]]
-            near = left[_bits(sorted_hashes[left] ^ sorted_hashes[left + step]) <= distance]
-            # The sort is stable, so the first of a pair stays the first.
-            found.update(zip(order[near].tolist(), order[near + step].tolist(), strict=True))
-    pairs = np.array(sorted(found), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+def likeness(one: pl.Series, two: pl.Series) -> npt.NDArray[np.float64]:
+    """Correlation (-1 to 1) of pairs of patterns in hexadecimal digits; 0 where one has no pattern at all."""
+    left, right = _patterns(one), _patterns(two)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    product = np.einsum("ij,ij->i", left, right)
+    return np.asarray(np.divide(product, norms, out=np.zeros(len(product)), where=norms > 0))
 
 
-def _bits(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Bits that are set in each value."""
-    bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
-    return np.asarray(bits.sum(axis=1, dtype=np.int64))
+def _patterns(texts: pl.Series) -> npt.NDArray[np.float64]:
+    data = bytes.fromhex("".join(texts.to_list()))
+    return np.frombuffer(data, np.int8).reshape(len(texts), _LOW * _LOW - 1).astype(np.float64)
+
+
+@cache
+def _orthonormal() -> npt.NDArray[np.float64]:
+    """What makes the low frequencies of :func:`_cosines` parts of one orthonormal transform."""
+    scale = np.full(_LOW, np.sqrt(2 / _SIDE))
+    scale[0] = np.sqrt(1 / _SIDE)
+    return np.outer(scale, scale).ravel()
 
 
 @cache

@@ -13,7 +13,7 @@ from quality.check import Checked, check_boxes
 from quality.drift import Drift, drift_between_splits, drift_over_drops
 from quality.gate import GateResult, Thresholds, judge
 from quality.limits import Limits
-from quality.pictures import Look
+from quality.pictures import LOOK_COLUMNS, Look, looks_frame
 from quality.rules import RULES, Rule, advisory_rules
 from quality.sets import (
     as_findings,
@@ -123,10 +123,8 @@ def review(
     if material.pixels:
         parts.append(declared_sizes(material.mentions, material.images))
     if looks:
-        parts += [
-            uniform_images(material.images, looks, limit),
-            repeated_images(material.images, looks, limit),
-        ]
+        seen = material.images.drop(LOOK_COLUMNS, strict=False).join(looks_frame(looks), on="sample")
+        parts += [uniform_images(seen, limit), repeated_images(seen, limit)]
     parts.append(drift_findings(material.dataset, [*split_drift, *drop_drift], limit))
     findings = _in_order(pl.concat(parts))
     gate = judge(

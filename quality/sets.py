@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from quality.drift import Drift
 from quality.limits import Limits
-from quality.pictures import Look, same_pictures
+from quality.pictures import likeness, near_hashes
 from quality.rules import FILE_RULES
 from storage.schemas import FINDINGS
 
+# What is learnt from comes first.
+_RANKS = {"train": 0, "trainval": 0, "val": 1, "test": 2}
 _INTEGERS = {"instance", "line", "batch"}
 FINDING_COLUMNS: dict[str, type[pl.DataType]] = {
     name: pl.Int64 if name in _INTEGERS else pl.String for name in FINDINGS.names
@@ -56,41 +59,62 @@ def declared_sizes(mentions: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame
     )
 
 
-def uniform_images(images: pl.DataFrame, looks: Mapping[str, Look], limits: Limits) -> pl.DataFrame:
-    """Images of nearly one colour. ``looks`` by sample."""
-    flat = {
-        name: look.deviation for name, look in looks.items() if look.deviation < limits.min_image_deviation
-    }
-    rows = images.filter(pl.col("sample").is_in(list(flat)))
-    deviation = pl.col("sample").replace_strict(flat, default=None, return_dtype=pl.Float64)
-    return _findings("uniform_image", rows, pl.format("grey values deviate by {}", deviation.round(2)))
+def uniform_images(images: pl.DataFrame, limits: Limits) -> pl.DataFrame:
+    """Images of nearly one colour. ``images`` with the columns of their looks (:mod:`quality.pictures`)."""
+    rows = images.filter(pl.col("deviation") < limits.min_image_deviation)
+    return _findings(
+        "uniform_image", rows, pl.format("grey values deviate by {}", pl.col("deviation").round(2))
+    )
 
 
-def repeated_images(images: pl.DataFrame, looks: Mapping[str, Look], limits: Limits) -> pl.DataFrame:
+def repeated_images(
+    images: pl.DataFrame, limits: Limits, *, others: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Images that show the same: leaks where their splits differ, plain repetitions otherwise.
 
-    The finding stands at the second of a pair in the order of names; of a leak, at the one that is not for
-    training.
+    Both frames have columns of the table ``images`` with their looks. Of two alike, the finding stands at the
+    one that is not for training, else at the second in the order of names; an image has one finding, which
+    names the first of those that it is like, images for training before others. Findings are of ``images``
+    alone; they are compared with ``others``, which are ``images`` if not given.
     """
-    rows = images.filter(pl.col("sample").is_in(list(looks)))
-    known = {row["sample"]: row for row in rows.iter_rows(named=True)}
+    pairs = alike(images, images if others is None else others, limits)
+    pairs = pairs.filter("follows", likeness(pairs["pattern"], pairs["pattern_right"]) >= limits.min_likeness)
+    first = pairs.sort("leaked", "rank_right", "sample_right", descending=[True, False, False]).unique(
+        ["dataset", "sample"], keep="first", maintain_order=True
+    )
+    said = pl.format("shows what {} shows ({} of 63 bits differ)", "sample_right", "bits")
+    leak = pl.format("{} image {}, which is of {}", "split", said, "split_right")
+    parts = [
+        _findings("leaked_image", first.filter("leaked"), leak),
+        _findings("near_duplicate_image", first.filter(~pl.col("leaked")), said),
+    ]
+    return pl.concat(parts).sort("dataset", "sample")
+
+
+def alike(images: pl.DataFrame, others: pl.DataFrame, limits: Limits) -> pl.DataFrame:
+    """Pairs of images of one data set with near hashes, their columns side by side (``_right``).
+
+    ``leaked``: their splits differ, and one at most is for training; ``follows``: a finding of the pair
+    stands at the first of them.
+    """
     # One colour is like any other: those have a rule of their own.
-    seen = {n: k for n, k in looks.items() if k.deviation >= limits.min_image_deviation and n in known}
-    found = []
-    for first, second, bits, likeness in same_pictures(
-        seen, distance=limits.hash_distance, likeness=limits.min_likeness
-    ):
-        one, two = known[first], known[second]
-        leaked = one["split"] and two["split"] and one["split"] != two["split"]
-        if leaked and two["split"] == "train":
-            one, two = two, one
-        said = f"shows what {one['sample']} shows ({bits} of 64 bits, likeness {likeness:.3f})"
-        if leaked:
-            said = f"{two['split']} image {said}, which is of {one['split']}"
-        found.append(
-            {**_who(two), "rule": "leaked_image" if leaked else "near_duplicate_image", "observed": said}
-        )
-    return findings_of(found)
+    sound = pl.col("phash").is_not_null() & (pl.col("deviation") >= limits.min_image_deviation)
+    rank = pl.col("split").replace_strict(_RANKS, default=9, return_dtype=pl.Int64)
+    one, two = (frame.filter(sound).with_columns(rank.alias("rank")) for frame in (images, others))
+    left, right = near_hashes(one["phash"], two["phash"], limits.hash_distance)
+    pairs = pl.concat([one[left], two[right].rename(lambda name: f"{name}_right")], how="horizontal").filter(
+        pl.col("dataset") == pl.col("dataset_right"), pl.col("sample") != pl.col("sample_right")
+    )
+    differ = pl.col("split").ne(pl.col("split_right")).fill_null(value=False)
+    leaked = differ & (pl.max_horizontal("rank", "rank_right") > 0)
+    behind = (pl.col("rank") > pl.col("rank_right")) | (
+        (pl.col("rank") == pl.col("rank_right")) & (pl.col("split") > pl.col("split_right"))
+    )
+    follows = pl.when(leaked).then(behind).otherwise(pl.col("sample") > pl.col("sample_right"))
+    bits = np.bitwise_count(pairs["phash"].to_numpy() ^ pairs["phash_right"].to_numpy())
+    return pairs.with_columns(leaked.alias("leaked"), pl.Series("bits", bits, pl.Int64)).with_columns(
+        follows.alias("follows")
+    )
 
 
 def drift_findings(dataset: str, drifts: Iterable[Drift], limits: Limits) -> pl.DataFrame:
@@ -132,14 +156,7 @@ def as_findings(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _findings(rule: str, rows: pl.DataFrame, observed: pl.Expr) -> pl.DataFrame:
+    if "source" not in rows.columns:
+        rows = rows.rename({"key": "source"}, strict=False)
     who = [name for name in ("dataset", "sample", "stem", "source") if name in rows.columns]
     return as_findings(rows.select(*who, pl.lit(rule).alias("rule"), observed.alias("observed")))
-
-
-def _who(image: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: image.get(name) for name in ("dataset", "sample", "stem")} | {"source": image.get("key")}
-
-
-def count_rules(findings: pl.DataFrame, rules: Collection[str]) -> int:
-    """How many findings are of one of ``rules``."""
-    return findings.filter(pl.col("rule").is_in(list(rules))).height
