@@ -9,6 +9,7 @@ import sys
 import click
 
 from dropmill import __version__
+from dropmill.extras import lack
 from storage.errors import ConfigError, DropmillError, QueryError, UnreadableError
 
 _COMMANDS = {
@@ -63,6 +64,12 @@ def main() -> None:
         # The reader (head, less) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        reason = lack(error)
+        if reason is None:
+            raise
+        click.echo(f"dropmill: {reason}", err=True)
+        sys.exit(2)
     except (ConfigError, QueryError, UnreadableError) as error:
         click.echo(f"dropmill: {error}", err=True)
         sys.exit(2)

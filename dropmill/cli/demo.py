@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dropmill.demo import Demo, count_images, cpu_count, dataset_name, make_room, run_demo
+from dropmill.extras import require
 from dropmill.report import make_report, print_report
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
@@ -48,6 +49,7 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
     def tell(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {text}", highlight=False)
 
+    require("train", "export")
     out = out.resolve()
     if data is not None and (out == data.resolve() or data.resolve().is_relative_to(out)):
         raise ConfigError(f"--out {out} would remove {data}")

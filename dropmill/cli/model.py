@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
+from dropmill.extras import require
 from dropmill.logs import set_up_logging
 from storage import schemas
 from storage.errors import ConfigError, DropmillError
@@ -72,6 +73,7 @@ def train(
 
     if (run is None) == (dataset is None):
         raise click.UsageError("give either --dataset or --run")
+    require("train")
     set_up_logging(as_json=not sys.stderr.isatty(), level=logging.INFO)
     lake = Lake.open(lake_url)
     mine = run is None
