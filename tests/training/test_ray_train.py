@@ -51,8 +51,9 @@ def spec_for(epochs: int) -> TrainSpec:
 def test_two_workers_train_and_a_second_call_finds_the_work_done(
     local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
+    # With the failures that are allowed by default: on a busy machine Ray can take its controller for dead.
     result = train_with_ray(
-        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
+        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2
     )
     assert result.metrics["epoch"] == 2
     assert 0 <= result.metrics["val_map50"] <= 1
@@ -62,7 +63,7 @@ def test_two_workers_train_and_a_second_call_finds_the_work_done(
     assert (result.checkpoint_dir / "best.pt").is_file()
     trained = (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text()
     again = train_with_ray(
-        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
+        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2
     )
     assert again.metrics["val_map50"] == result.metrics["val_map50"]
     assert (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text() == trained
