@@ -88,6 +88,10 @@ class StoreError(DropmillError):
     transient = True
 
 
+class SupersededError(StoreError):
+    """The object is no longer the version that was asked for."""
+
+
 class QueryError(DropmillError):
     """A SQL query that is wrong, or that tries more than reading."""
 

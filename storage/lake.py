@@ -20,6 +20,7 @@ from storage.errors import CommitConflictError, LakeError, UnknownKeyError
 from storage.files import Among, TableFiles, commit_files
 from storage.layout import Keys
 from storage.object_store import ObjectStore
+from storage.s3_options import delta_options
 from storage.schemas import TABLES
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Lake:
     def _storage_options(self) -> dict[str, str] | None:
         if self.store.is_directory:
             return None
-        return {"conditional_put": "etag", **_delta_options(self.store.options)}
+        return {"conditional_put": "etag", **delta_options(self.store.options)}
 
 
 class LaneCommit:
@@ -291,18 +292,3 @@ def _plans_of(lane: str) -> str:
 def sql_text(value: str) -> str:
     """A text as a SQL literal."""
     return "'" + value.replace("'", "''") + "'"
-
-
-def _delta_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """The options of s3fs, as delta-rs calls them."""
-    client = dict(options.get("client_kwargs") or {})
-    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
-    named = {
-        "aws_access_key_id": options.get("key"),
-        "aws_secret_access_key": options.get("secret"),
-        "aws_session_token": options.get("token"),
-        "aws_endpoint_url": endpoint,
-        "aws_region": client.get("region_name"),
-        "aws_allow_http": "true" if str(endpoint or "").startswith("http://") else None,
-    }
-    return {name: str(value) for name, value in named.items() if value is not None}

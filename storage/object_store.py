@@ -1,7 +1,7 @@
 """Where objects live: one URL with its options, for the bucket and for the lake.
 
-A directory is read with the operating system's own calls, everything else through fsspec, so that ``s3://``
-works as soon as the extra ``s3`` is installed. Keys are relative, with ``/`` between their parts, and can
+A directory is read with the operating system's own calls, ``s3://`` as :mod:`storage.s3_objects` does it, and
+everything else through fsspec. Keys are relative, with ``/`` between their parts, and can
 never leave the folder that the store was opened on.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from storage.errors import ConfigError, LakeError, StoreError
+from storage.s3_objects import S3Objects
 
 # Names that writers use while a file is not complete yet, and what desktops leave behind.
 _NOT_OBJECTS = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
@@ -41,7 +42,12 @@ class ObjectStore:
     """A folder of objects, ``file://`` (or a plain path) or any other fsspec URL."""
 
     url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    # They may hold credentials, which nobody wants to read.
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Clients with their connections and credentials are made anew where a store arrives.
+        return ObjectStore, (self.url, dict(self.options))
 
     @classmethod
     def at(cls, url: str | Path, options: Mapping[str, Any] | None = None) -> ObjectStore:
@@ -68,6 +74,17 @@ class ObjectStore:
         """The last part of the URL: what a dataset is called where the bucket is one dataset."""
         return PurePosixPath(urlsplit(self.url).path).name or urlsplit(self.url).netloc or "bucket"
 
+    @property
+    def is_s3(self) -> bool:
+        """Whether the store speaks S3: objects are opened at a version, and replaced on conditions."""
+        return self.url.startswith(("s3://", "s3a://"))
+
+    @cached_property
+    def s3(self) -> S3Objects:
+        """The objects as S3 has them; only where :attr:`is_s3`."""
+        parts = urlsplit(self.url)
+        return S3Objects(parts.netloc, parts.path, self.options)
+
     @cached_property
     def _filesystem(self) -> Any:
         protocol = urlsplit(self.url).scheme
@@ -88,8 +105,20 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects below ``prefix``, in any order; hidden and half-written names are left out."""
-        found = self._list_directory(prefix) if self.is_directory else self._list_remote(prefix)
-        return (info for info in found if is_object_key(info.key))
+        return (info for info in self.list_all(prefix) if is_object_key(info.key))
+
+    def list_all(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """The same with every name that there is."""
+        if self.is_directory:
+            return self._list_directory(prefix)
+        if self.is_s3:
+            return (ObjectInfo(*found) for found in self.s3.list(prefix))
+        return self._list_remote(prefix)
+
+    def require(self) -> None:
+        """Raise StoreError where the folder itself is gone, which is not an empty store."""
+        if self.is_directory and not self.root.is_dir():
+            raise StoreError(f"{self.url}: the folder is not there")
 
     def head(self, key: str) -> ObjectInfo | None:
         """One object as it is now; None where there is none."""
@@ -101,6 +130,9 @@ class ObjectStore:
             except OSError as error:
                 raise StoreError(f"{self.uri(key)}: {error.strerror}", key=key) from error
             return ObjectInfo(key, _file_version(stat), stat.st_size)
+        if self.is_s3:
+            found = self.s3.head(checked_key(key))
+            return None if found is None else ObjectInfo(*found)
         try:
             return _remote_info(key, self._filesystem.info(self._remote(key)))
         except FileNotFoundError:
@@ -108,11 +140,17 @@ class ObjectStore:
         except OSError as error:
             raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
 
-    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """The object's bytes as a seekable file; only what is read travels."""
+    def open(self, key: str, at: ObjectInfo | None = None) -> AbstractContextManager[BinaryIO]:
+        """The object's bytes as a seekable file; only what is read travels.
+
+        On S3 every byte is of the version ``at``, or reading raises SupersededError.
+        """
         try:
             if self.is_directory:
                 return self._path(key).open("rb")
+            if self.is_s3:
+                version = (at.version, at.size_bytes) if at else (None, None)
+                return cast("AbstractContextManager[BinaryIO]", self.s3.open(checked_key(key), *version))
             return cast("AbstractContextManager[BinaryIO]", self._filesystem.open(self._remote(key), "rb"))
         except FileNotFoundError:
             raise
@@ -127,6 +165,8 @@ class ObjectStore:
             partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             partial.write_bytes(data)
             partial.replace(path)
+        elif self.is_s3:
+            self.s3.write(checked_key(key), data)
         else:
             self._filesystem.pipe_file(self._remote(key), data)
         return self.uri(key)
@@ -136,6 +176,8 @@ class ObjectStore:
         try:
             if self.is_directory:
                 self._path(key).unlink(missing_ok=True)
+            elif self.is_s3:
+                self.s3.remove(checked_key(key))
             else:
                 self._filesystem.rm_file(self._remote(key))
         except FileNotFoundError:
@@ -149,6 +191,9 @@ class ObjectStore:
             return self.uri(key)
         if self.is_directory:
             return self.write(key, path.read_bytes())
+        if self.is_s3:
+            self.s3.write(checked_key(key), path)
+            return self.uri(key)
         self._filesystem.put_file(str(path), self._remote(key))
         return self.uri(key)
 
@@ -159,17 +204,13 @@ class ObjectStore:
         that ignores it loses commits without a word.
         """
         key = f".dropmill-probe-{os.getpid()}-{os.urandom(4).hex()}"
-        if self.is_directory:
-            self.root.mkdir(parents=True, exist_ok=True)
-        path = str(self.root / key) if self.is_directory else self._remote(key)
-        filesystem = fsspec.filesystem("file") if self.is_directory else self._filesystem
         try:
             try:
-                filesystem.pipe_file(path, b"probe", mode="create")
-            except OSError as error:
+                self.create(key, b"probe")
+            except (OSError, StoreError) as error:
                 raise LakeError(f"{self.url}: cannot write here: {error}", url=self.url) from error
             try:
-                filesystem.pipe_file(path, b"probe", mode="create")
+                self.create(key, b"probe")
             except FileExistsError:
                 return
             raise LakeError(
@@ -178,8 +219,19 @@ class ObjectStore:
                 url=self.url,
             )
         finally:
-            if filesystem.exists(path):
-                filesystem.rm_file(path)
+            with suppress(OSError, StoreError):
+                self.remove(key)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object that must not be there yet. Raises FileExistsError where it is."""
+        if self.is_directory:
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fsspec.filesystem("file").pipe_file(str(path), data, mode="create")
+        elif self.is_s3:
+            self.s3.write(checked_key(key), data, create=True)
+        else:
+            self._filesystem.pipe_file(self._remote(key), data, mode="create")
 
     def _path(self, key: str) -> Path:
         return self.root / checked_key(key)
@@ -226,12 +278,26 @@ class ObjectStore:
 
 def is_object_key(key: str) -> bool:
     """Whether a key can be a delivered object: not hidden, not half-written, not absurd."""
-    if not key or len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES or not key.isprintable():
+    if not key or refused_because(key):
         return False
     parts = key.split("/")
     if any(part.startswith(".") or part == "" for part in parts) or "__MACOSX" in parts:
         return False
     return not key.lower().endswith(_NOT_OBJECTS)
+
+
+def refused_because(key: str) -> str | None:
+    """Why nothing of such a name is ever opened; None where nothing speaks against it."""
+    if len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
+        return f"longer than {_MAX_KEY_BYTES} bytes"
+    if not key.isprintable():
+        return "control characters"
+    if "\\" in key:
+        return "backslash"
+    parts = key.split("/")
+    if ".." in parts or "." in parts:
+        return "parts that lead elsewhere"
+    return "empty parts" if key.startswith("/") or "" in parts[:-1] else None
 
 
 def checked_key(key: str) -> str:
