@@ -1,0 +1,1 @@
+"""Where hints come from: queues, webhooks, and what they are written in."""
