@@ -144,7 +144,7 @@ def _cloud_event(content: dict[str, Any], source: str, depth: int) -> Iterator[N
     if isinstance(data, dict) and isinstance(data.get("s3"), dict):
         yield from _record({"eventName": kind.rsplit("s3.", maxsplit=1)[-1], **data}, source)
         return
-    action = next(filter(None, map(_action, reversed(kind.split(".")))), None)
+    action = next((a for part in reversed(kind.split(".")) if (a := _action(part))), None)
     subject, bucket = content.get("subject"), _bucket_of(content, data)
     if action is None or not isinstance(subject, str) or not subject or not bucket:
         raise UnreadableError(

@@ -44,8 +44,8 @@ class SqsSource:
 
     A message is invisible to others while it is worked on: its visibility is extended for as long as it is in
     hand. A message that was received ``most_receives`` times without ending in a commit, or that is no
-    notification, goes to the queue ``dead_letters``. Without one it is left to the queue's own redrive policy;
-    where there is none either, it is logged and deleted, and listing finds what it spoke of.
+    notification, goes to the queue ``dead_letters``. Without one it is left to the queue's own redrive
+    policy; where there is none either, it is logged and deleted, and listing finds what it spoke of.
     """
 
     name = "sqs"
