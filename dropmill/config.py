@@ -13,6 +13,8 @@ from ingest.events import DatasetRule
 from ingest.parse import Limits
 from ingest.triggers import Trigger
 from quality.gate import Thresholds, Verdict
+from quality.limits import Limits as RuleLimits
+from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from storage.object_store import ObjectStore
 
@@ -52,10 +54,64 @@ class GateConfig(_Strict):
 
     warn_invalid_share: float = Field(default=Thresholds.warn_invalid_share, ge=0, le=1)
     fail_invalid_share: float = Field(default=Thresholds.fail_invalid_share, ge=0, le=1)
+    warn_doubtful_share: float = Field(default=Thresholds.warn_doubtful_share, ge=0, le=1)
     fail_quarantined_share: float = Field(default=Thresholds.fail_quarantined_share, ge=0, le=1)
+    fail_boxes_below: int = Field(default=Thresholds.fail_boxes_below, ge=0)
     warn_imbalance: float = Field(default=Thresholds.warn_imbalance, ge=1)
     fail_imbalance: float | None = Field(default=Thresholds.fail_imbalance, ge=1)
-    fail_boxes_below: int = Field(default=Thresholds.fail_boxes_below, ge=0)
+    warn_entropy_below: float = Field(default=Thresholds.warn_entropy_below, ge=0, le=1)
+    fail_entropy_below: float = Field(default=Thresholds.fail_entropy_below, ge=0, le=1)
+    warn_effective_number: float = Field(default=Thresholds.warn_effective_number, ge=0)
+    warn_js_divergence: float = Field(default=Thresholds.warn_js_divergence, ge=0, le=1)
+    fail_js_divergence: float | None = Field(default=Thresholds.fail_js_divergence, ge=0, le=1)
+    warn_psi: float = Field(default=Thresholds.warn_psi, ge=0)
+    fail_psi: float | None = Field(default=Thresholds.fail_psi, ge=0)
+    warn_leaked_images: int = Field(default=Thresholds.warn_leaked_images, ge=0)
+    fail_leaked_images: int | None = Field(default=Thresholds.fail_leaked_images, ge=0)
+
+
+class LimitsConfig(_Strict):
+    """Where warnings begin, see :class:`quality.limits.Limits`."""
+
+    min_side_px: float = Field(default=RuleLimits.min_side_px, ge=0)
+    max_aspect: float = Field(default=RuleLimits.max_aspect, ge=1)
+    duplicate_iou: float = Field(default=RuleLimits.duplicate_iou, ge=0.5, le=1)
+    mask_outside_px: float = Field(default=RuleLimits.mask_outside_px, ge=0)
+    min_image_deviation: float = Field(default=RuleLimits.min_image_deviation, ge=0)
+    hash_distance: int = Field(default=RuleLimits.hash_distance, ge=0, le=20)
+    min_likeness: float = Field(default=RuleLimits.min_likeness, ge=-1, le=1)
+    max_js_divergence: float = Field(default=RuleLimits.max_js_divergence, ge=0, le=1)
+    max_psi: float = Field(default=RuleLimits.max_psi, ge=0)
+    min_drift_boxes: int = Field(default=RuleLimits.min_drift_boxes, ge=1)
+
+
+class RulesConfig(_Strict):
+    """The warnings that are looked for on every drop; boxes that are not valid always are."""
+
+    off: tuple[str, ...] = ()
+    """Names of warnings that are not looked for."""
+    masks: bool = False
+    """Look into segmentations: masks outside their boxes, polygons that cross themselves, misused crowds."""
+    pixels: bool = False
+    """Decode images, for images of one colour and images that show the same, across splits above all."""
+    limits: LimitsConfig = LimitsConfig()
+    classes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Data set to its list of classes (``*``: of all others); boxes of other classes are warned of."""
+
+    def selection(self) -> Selection:
+        """The rules as they are run."""
+        return Selection(
+            off=frozenset(self.off),
+            masks=self.masks,
+            pixels=self.pixels,
+            limits=RuleLimits(**self.limits.model_dump()),
+            classes=self.classes,
+        )
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> RulesConfig:
+        self.selection()
+        return self
 
 
 class QualityConfig(_Strict):
@@ -65,6 +121,7 @@ class QualityConfig(_Strict):
     """Mend boxes that break a rule; leave out those that cannot be mended."""
     label_order: tuple[str, ...] = ()
     """Folders (below the data set) whose labels win where several speak of one image."""
+    rules: RulesConfig = RulesConfig()
     gate: GateConfig = GateConfig()
 
 
@@ -153,12 +210,18 @@ class Config(_Strict):
     def limits(self) -> Limits:
         """What is too much for one object."""
         return Limits(
-            max_image_pixels=self.ingest.max_image_pixels, max_label_bytes=self.ingest.max_label_bytes
+            max_image_pixels=self.ingest.max_image_pixels,
+            max_label_bytes=self.ingest.max_label_bytes,
+            look_at_pixels=self.quality.rules.pixels,
         )
 
     def settings(self) -> Settings:
         """How samples are derived."""
-        return Settings(apply_correction=self.quality.apply_correction, label_order=self.quality.label_order)
+        return Settings(
+            apply_correction=self.quality.apply_correction,
+            label_order=self.quality.label_order,
+            rules=self.quality.rules.selection(),
+        )
 
     def thresholds(self) -> Thresholds:
         """Where the gate warns and fails."""

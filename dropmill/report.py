@@ -13,7 +13,9 @@ from rich.table import Table
 
 from dropmill.cli.tables import print_rows
 from ingest.gates import DatasetState, judge_dataset
+from quality.balance import Balance, ClassShare
 from quality.gate import Thresholds
+from quality.limits import Limits
 from storage.lake import Lake
 from storage.schemas import TABLES
 from storage.sql import Rows
@@ -69,7 +71,10 @@ class Report:
                     "gate": state.gate.verdict.value,
                     "reasons": list(state.gate.reasons),
                     "imbalance": state.balance.imbalance if state.balance.classes else None,
-                    "classes": [asdict(share) for share in state.balance.classes],
+                    "entropy": state.balance.entropy,
+                    "classes": [_class(state.balance, share) for share in state.balance.classes],
+                    "splits": {name: balance.counts for name, balance in state.by_split.items()},
+                    "drift": [asdict(d) for d in (*state.split_drift, state.drop_drift) if d is not None],
                 }
                 for state in self.datasets
             ],
@@ -85,8 +90,8 @@ class Report:
         }
 
 
-def make_report(lake: Lake, thresholds: Thresholds | None = None) -> Report:
-    """Read the report from the tables."""
+def make_report(lake: Lake, thresholds: Thresholds | None = None, limits: Limits | None = None) -> Report:
+    """Read the report from the tables; the gate judges by ``thresholds``."""
     names = [
         row["dataset"]
         for row in lake.sql(
@@ -97,7 +102,7 @@ def make_report(lake: Lake, thresholds: Thresholds | None = None) -> Report:
     return Report(
         lake=lake.url,
         rows={name: lake.table(name).to_pyarrow_dataset().count_rows() for name in TABLES},
-        datasets=tuple(judge_dataset(lake, name, thresholds) for name in names),
+        datasets=tuple(judge_dataset(lake, name, thresholds, limits=limits) for name in names),
         rules=lake.sql(
             """SELECT dataset, rule, any_value(severity) AS severity, count(*) AS findings,
                       coalesce(any_value(split_part(correction, ' ', 1)), 'reported') AS done
@@ -148,12 +153,37 @@ def _print_dataset(state: DatasetState, console: Console) -> None:
     )
     for reason in state.gate.reasons:
         console.print(f"  {escape(reason)}", highlight=False)
-    table = _table("class shares", "class", "boxes", "images", "share", "")
+    weights = state.balance.class_weights()
+    table = _table("class shares", "class", "boxes", "images", "share", "weight", *state.by_split, "")
     largest = max((share.share for share in state.balance.classes), default=1)
     for share in state.balance.classes:
         bar = "█" * max(1, round(30 * share.share / largest))
-        table.add_row(escape(share.category), str(share.boxes), str(share.images), f"{share.share:.1%}", bar)
+        splits = [_part(balance, share.category) for balance in state.by_split.values()]
+        table.add_row(
+            escape(share.category),
+            str(share.boxes),
+            str(share.images),
+            f"{share.share:.1%}",
+            f"{weights[share.category]:.2f}",
+            *splits,
+            bar,
+        )
     console.print(table)
+    for drift in (*state.split_drift, state.drop_drift):
+        if drift is not None:
+            console.print(f"  {escape(str(drift))}", highlight=False)
+
+
+def _part(balance: Balance, category: str) -> str:
+    """The share of a class in a split."""
+    return f"{balance.counts.get(category, 0) / balance.boxes:.1%}" if balance.boxes else ""
+
+
+def _class(balance: Balance, share: ClassShare) -> dict[str, Any]:
+    return asdict(share) | {
+        "effective_number": round(share.effective_number(), 1),
+        "weight": round(balance.class_weights()[share.category], 4),
+    }
 
 
 def _print_runs(report: Report, console: Console) -> None:
@@ -218,6 +248,7 @@ def _table(title: str, *columns: str) -> Table:
             "boxes",
             "images",
             "share",
+            "weight",
             "seconds",
             "size",
             "mAP50",

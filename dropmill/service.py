@@ -96,7 +96,13 @@ class Service:
             return committer, None
         if address is None:
             raise ConfigError(f"ray: the cluster at {config.ray.address} has no dashboard that takes jobs")
-        triggers = Triggers(self._lake, Jobs(address), config.triggers(), thresholds=config.thresholds())
+        triggers = Triggers(
+            self._lake,
+            Jobs(address),
+            config.triggers(),
+            thresholds=config.thresholds(),
+            limits=config.quality.rules.selection().limits,
+        )
         return committer, triggers
 
     def _step(self, committer: Committer, triggers: Triggers | None, stop: threading.Event) -> None:

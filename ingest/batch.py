@@ -138,9 +138,9 @@ class Committer:
         # them as the first attempt did, also those of which a new label file says nothing any more.
         sources, stems = ("source", derived.sources), ("stem", derived.stems)
         commit.replace("labels", _numbered(commit, "labels", parsed.labels), sources, stems)
-        commit.replace("images", derived.images, stems)
         commit.replace("annotations", derived.annotations, stems)
         commit.replace("findings", derived.findings, stems)
+        commit.replace("images", derived.images, stems)
         commit.replace("categories", _numbered(commit, "categories", parsed.categories), sources)
         commit.replace("mentions", _numbered(commit, "mentions", parsed.mentions), sources)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.alike import Gallery
 from ingest.events import DatasetRule, Event, Ledger
 from ingest.parse import Parsed
 from quality.check import check_boxes
 from quality.rules import FILE_RULES
+from quality.selection import Selection
+from quality.sets import declared_sizes, images_without_label, uniform_images
 from storage import schemas
 from storage.lake import LaneCommit
 from transforms.delivery import stem_of, without_extension
-from transforms.normalise import Groups, dataset_path, normalise
+from transforms.normalise import Groups, Normalised, dataset_path, normalise
 
 Stems = dict[str, set[str]]
 """Data set to stems: a set of groups."""
@@ -31,6 +34,8 @@ class Settings:
     """Mend boxes that break a rule; what cannot be mended is left out of ``annotations``."""
     label_order: Sequence[str] = ()
     """Folders or files whose labels win where several speak of one image."""
+    rules: Selection = field(default_factory=Selection)
+    """The warnings that are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +71,32 @@ def derive(
     stems = _touched(stored, parsed, events)
     prefixes = {rule.of(event.key)[0]: rule.of(event.key)[1] for event in events}
 
-    groups = Groups(
-        images=stored.group("images", "key", stems, parsed.images),
-        mentions=stored.group("mentions", "source", stems, parsed.mentions),
-        labels=stored.group("labels", "source", stems, parsed.labels),
-        categories=_frame(stored.categories(parsed.categories)),
-    )
-    normal = normalise(groups, label_order=settings.label_order, prefixes=prefixes)
-    checked = check_boxes(normal.boxes, correct=settings.apply_correction)
+    categories = _frame(stored.categories(parsed.categories))
+
+    def normal_of(stems: Stems) -> Normalised:
+        groups = Groups(
+            images=stored.group("images", "key", stems, parsed.images),
+            mentions=stored.group("mentions", "source", stems, parsed.mentions),
+            labels=stored.group("labels", "source", stems, parsed.labels),
+            categories=categories,
+        )
+        return normalise(groups, label_order=settings.label_order, prefixes=prefixes)
+
+    normal = normal_of(stems)
+    rules, gallery = settings.rules, None
+    if rules.pixels:
+        gallery = Gallery(commit, replaced)
+        drawn_in = gallery.drawn_in(normal.images, stems, rules.limits)
+        if drawn_in:
+            _add(stems, drawn_in)
+            normal = normal_of(stems)
+    boxes = rules.with_lists(normal.boxes)
+    checked = check_boxes(boxes, correct=settings.apply_correction, rules=rules.box_rules())
     findings = pl.concat(
         [
             _as(checked.findings.with_columns(batch=pl.lit(None, pl.Int64)), schemas.FINDINGS),
-            _severities(normal.remarks),
+            _severities(normal.remarks.filter(~pl.col("rule").is_in(list(rules.off)))),
+            _about_images(normal, stems, rules, gallery),
             _unreadable(ledger, parsed, replaced, stems, prefixes),
         ]
     ).sort("dataset", "stem", "source", "instance", "rule")
@@ -89,6 +108,16 @@ def derive(
         annotations=_arrow(checked.boxes.with_columns(number), schemas.ANNOTATIONS),
         findings=_arrow(findings.with_columns(number), schemas.FINDINGS),
     )
+
+
+def _about_images(
+    normal: Normalised, stems: Stems, rules: Selection, gallery: Gallery | None
+) -> pl.DataFrame:
+    found = [images_without_label(normal.images), declared_sizes(normal.matched, normal.images)]
+    if gallery is not None:
+        found.append(uniform_images(normal.images, rules.limits))
+        found.append(gallery.findings(normal.images, stems, rules.limits))
+    return _as(pl.concat(found).filter(~pl.col("rule").is_in(list(rules.off))), schemas.FINDINGS)
 
 
 class _Stored:

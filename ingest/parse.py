@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from ingest.events import DatasetRule, Event
+from quality.pictures import look_at
 from storage import schemas
 from storage.errors import StoreError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
@@ -39,6 +40,8 @@ class Limits:
     """Larger images are quarantined from their header, before memory is taken."""
     max_label_bytes: int = 4_000_000_000
     """Larger label files are quarantined unread."""
+    look_at_pixels: bool = False
+    """Decode images, for their perceptual hash; those that cannot be decoded are quarantined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +218,9 @@ def _read_image(
         "format": header.format,
         "exif_orientation": header.exif_orientation,
     }
+    if limits.look_at_pixels:
+        file.seek(0)
+        row |= look_at(file, path).columns()
     return _Simple(Outcome(event=event, state="done", kind="image", format=header.format), dataset, image=row)
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from ingest.gates import judge_dataset
 from ingest.jobs import Jobs, JobState
 from quality.gate import Thresholds, Verdict
+from quality.limits import Limits
 from storage import schemas
 from storage.errors import LakeError
 from storage.lake import Lake
@@ -58,12 +59,14 @@ class Triggers:
         triggers: Sequence[Trigger],
         *,
         thresholds: Thresholds | None = None,
+        limits: Limits | None = None,
         python: str = sys.executable,
     ) -> None:
         self._lake = lake
         self._jobs = jobs
         self._triggers = triggers
         self._thresholds = thresholds or Thresholds()
+        self._limits = limits or Limits()
         self._python = python
         self._refused: dict[tuple[str, str], tuple[str, ...]] = {}
         self._unchecked = set(range(len(triggers)))
@@ -135,7 +138,7 @@ class Triggers:
         new = self._new_labelled(dataset, snapshot, earlier[-1] if earlier else None)
         if new < max(trigger.new_labelled_images, 1):
             return None
-        state = judge_dataset(self._lake, dataset, self._thresholds, versions=snapshot)
+        state = judge_dataset(self._lake, dataset, self._thresholds, limits=self._limits, versions=snapshot)
         if not state.gate.verdict.at_least(trigger.gate):
             self._say_refusal(trigger, dataset, state.gate.reasons)
             return None

@@ -88,10 +88,18 @@ def class_balance(annotations: pl.DataFrame) -> Balance:
 
     ``annotations`` needs the columns ``category``, ``sample`` and ``ignore``.
     """
-    counts = (
+    return balance_of_counts(
         annotations.filter(~pl.col("ignore").fill_null(value=False))
         .group_by("category")
         .agg(pl.len().alias("boxes"), pl.col("sample").n_unique().alias("images"))
+    )
+
+
+def balance_of_counts(counts: pl.DataFrame) -> Balance:
+    """The balance of counts: columns ``category, boxes, images``; rows of one category are added up."""
+    counts = (
+        counts.group_by("category")
+        .agg(pl.col("boxes").sum(), pl.col("images").sum())
         .sort(["boxes", "category"], descending=[True, False])
     )
     total = int(counts["boxes"].sum())

@@ -249,4 +249,9 @@ FILE_RULES: Mapping[str, tuple[Severity, str]] = {
 }
 """Rules about files and sets rather than boxes: severity and documentation."""
 
+MASK_RULES = frozenset({"malformed_mask", "mask_outside_box", "self_intersecting_polygon", "crowd_misuse"})
+"""Rules that look into segmentations."""
+PIXEL_RULES = frozenset({"uniform_image", "near_duplicate_image", "leaked_image"})
+"""Rules that look at pixels."""
+
 VALID_AFTER_CORRECTION = ~_missing & FINITE & (_x2 > _x1) & (_y2 > _y1)

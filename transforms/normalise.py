@@ -46,6 +46,8 @@ class Normalised:
     images: pl.DataFrame
     boxes: pl.DataFrame
     remarks: pl.DataFrame
+    matched: pl.DataFrame
+    """The mentions of labels whose image is there, with its ``sample``."""
 
 
 def normalise(groups: Groups, *, label_order: Sequence[str] = (), prefixes: Mapping[str, str]) -> Normalised:
@@ -96,7 +98,7 @@ def normalise(groups: Groups, *, label_order: Sequence[str] = (), prefixes: Mapp
             split_remarks,
         ]
     )
-    return Normalised(images=images.drop("route"), boxes=boxes, remarks=remarks)
+    return Normalised(images=images.drop("route"), boxes=boxes, remarks=remarks, matched=matched)
 
 
 def dataset_path(key: str, prefix: str) -> str:

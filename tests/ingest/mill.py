@@ -42,7 +42,8 @@ class Mill:
         return DatasetRule(bucket=self.store.name)
 
     def parse(self, events: list[Event]) -> Parsed:
-        return parse_objects(self.store, events, self.rule, Limits())
+        limits = Limits(look_at_pixels=self.settings.rules.pixels)
+        return parse_objects(self.store, events, self.rule, limits)
 
     def committer(self) -> Committer:
         return Committer(
