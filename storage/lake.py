@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pa_fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
@@ -60,14 +61,14 @@ class Lake:
 
     @classmethod
     def create(cls, url: str | Path, options: Mapping[str, Any] | None = None) -> Lake:
-        """Open the lake at ``url`` for writing; make the tables that are not there yet.
+        """Open the lake at ``url`` for writing; make the tables and columns that are not there yet.
 
         Raises LakeError where the store does not refuse a second put of the same key.
         """
         lake = cls(ObjectStore.at(url, options))
         lake.store.probe_exclusive_create()
         for name, schema in TABLES.items():
-            DeltaTable.create(
+            table = DeltaTable.create(
                 lake._address(name),
                 schema=schema,
                 mode="ignore",
@@ -75,6 +76,7 @@ class Lake:
                 configuration=_PROPERTIES,
                 storage_options=lake._storage_options,
             )
+            _add_missing_columns(table, schema)
         return lake
 
     @property
@@ -278,6 +280,14 @@ class LaneCommit:
                 lane=self.lane,
                 batch=self.number,
             ) from error
+
+
+def _add_missing_columns(table: DeltaTable, schema: pa.Schema) -> None:
+    """Give a table of an older lake the columns that came since; they are null in the rows it has."""
+    known = {field.name for field in table.schema().fields}
+    missing = [field for field in schema if field.name not in known]
+    if missing:
+        table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
 
 
 def last_planned(lake: Lake, lane: str) -> int:

@@ -76,7 +76,7 @@ IMAGES = pa.schema(
         pa.field("split", pa.string()),
         pa.field("labelled", pa.bool_()),  # a label file speaks of it, perhaps to say that it is empty
         # Null where pixels are not looked at:
-        pa.field("phash", pa.int64()),  # perceptual hash, 63 bits; bit_count(xor(a, b)) tells how near two are
+        pa.field("phash", pa.int64()),  # perceptual hash: bit_count(xor(a, b)) tells how near two are
         pa.field("deviation", pa.float64()),  # of the grey values, 0 to 127.5; near 0 the image is one colour
         pa.field("pattern", pa.string()),  # 63 low frequencies, signed bytes in hexadecimal digits
         pa.field("batch", pa.int64()),

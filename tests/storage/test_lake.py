@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from storage import schemas
 from storage.errors import CommitConflictError, LakeError, UnknownKeyError
@@ -135,3 +136,19 @@ def test_an_unknown_table_names_the_nearest(lake: Lake) -> None:
 def test_a_version_that_never_was_says_so(lake: Lake) -> None:
     with pytest.raises(LakeError, match="findings at 99"):
         lake.read("findings", version=99)
+
+
+def test_a_lake_from_before_a_column_came_gets_it_and_keeps_its_rows(tmp_path: Path) -> None:
+    old = schemas.without(schemas.IMAGES, "phash", "deviation", "pattern")
+    folder = tmp_path / "lake"
+    table = DeltaTable.create(folder / "tables" / "images", schema=old, name="images")
+    write_deltalake(
+        table, pa.Table.from_pylist([{"dataset": "d", "sample": "a", "stem": "a"}], schema=old), mode="append"
+    )
+    lake = Lake.create(folder)
+    commit = LaneCommit(lake, "main", 1)
+    row = {"dataset": "d", "sample": "b", "stem": "b", "phash": 5}
+    commit.replace("images", pa.Table.from_pylist([row], schema=schemas.IMAGES), ("stem", {"d": {"b"}}))
+    rows = Lake.open(folder).sql("SELECT sample, phash FROM images ORDER BY sample").to_pylist()
+    assert rows == [{"sample": "a", "phash": None}, {"sample": "b", "phash": 5}]
+    assert Lake.create(folder).table("images").version() == lake.table("images").version()
