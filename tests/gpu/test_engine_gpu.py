@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.detectnet_v2.backbones.resnet import ResNet
 from training.detectnet_v2.model import DetectNetV2
-from training.detectnet_v2.resnet import ResNet
 from training.evaluation.onnx_runner import OnnxRunner
 from training.export.engine import build_engine
 from training.export.engine_runner import EngineRunner

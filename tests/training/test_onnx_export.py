@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from storage.errors import ExportError
+from training.detectnet_v2.backbones.resnet import ResNet
 from training.detectnet_v2.model import INPUT_NAME, OUTPUT_NAMES, DetectNetV2
-from training.detectnet_v2.resnet import ResNet
+from training.detectnet_v2.prune import prune
 from training.evaluation.onnx_runner import OnnxRunner, run_samples
 from training.export.files import sha256_of
 from training.export.onnx_graph import INPUT, OUTPUTS, OnnxReport, export_onnx, write_labels
@@ -30,8 +31,9 @@ CLASSES = ("Car", "Fußgänger")
 def model() -> DetectNetV2:
     """A narrow ResNet-10 whose batch normalisation has seen something, still in training mode."""
     torch.manual_seed(1)
-    widths = {name: width // 8 for name, width in ResNet(10).layer_widths().items()}
-    network = DetectNetV2(CLASSES, ResNet(10, widths=widths))
+    network = DetectNetV2(CLASSES, ResNet(10))
+    prune(network, threshold=1.0, min_filters=16)
+    network.train()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None

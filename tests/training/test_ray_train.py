@@ -73,6 +73,6 @@ def test_an_error_in_a_worker_comes_back_as_ours(
     local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
     spec = spec_for(1)
-    broken = replace(spec, model_config=replace(spec.model_config, arch="vgg"))
-    with pytest.raises(ConfigError, match='arch is "vgg"'):
+    broken = replace(spec, model_config=replace(spec.model_config, arch="vggg"))
+    with pytest.raises(ConfigError, match='arch is "vggg"'):
         train_with_ray(broken, samples, [], tmp_path / "runs", name="broken", max_failures=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError
-from training.detectnet_v2.resnet import ResNet
+from training.detectnet_v2.backbones.resnet import ResNet
 
 
 @pytest.mark.parametrize(("depth", "channels"), [(10, 512), (18, 512), (34, 512), (50, 2048)])
@@ -24,22 +24,6 @@ def test_layers_have_the_names_that_users_know() -> None:
     for name in ("conv1", "bn_conv1", "block_1a.conv_1", "block_4b.bn_2", "block_2b.conv_shortcut"):
         assert name in names
     assert "block_2b.conv_shortcut" not in dict(ResNet(18).named_modules())
-
-
-def test_a_network_of_other_widths_is_built_from_its_widths() -> None:
-    widths = ResNet(10).layer_widths() | {"conv1": 24, "block_1a.conv_1": 16, "block_4a.conv_1": 40}
-    net = ResNet(10, widths=widths)
-    assert net.layer_widths() == widths
-    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 2, 2)
-
-
-def test_widths_that_do_not_add_up_are_refused() -> None:
-    with pytest.raises(ConfigError, match="block_2a: 128 channels in the shortcut, 64"):
-        ResNet(10, widths={"block_2a.conv_2": 64, "block_2a.conv_shortcut": 128})
-    with pytest.raises(ConfigError, match="block_1b"):
-        ResNet(18, widths={"block_1b.conv_2": 32})
-    with pytest.raises(ConfigError, match=r"lacks: block_9a\.conv_1"):
-        ResNet(10, widths={"block_9a.conv_1": 3})
 
 
 def test_without_batch_normalisation_there_is_none() -> None:

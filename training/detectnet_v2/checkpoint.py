@@ -1,7 +1,7 @@
 """Trained networks on disk: the whole structure, its spec and weights, and what is needed to go on training.
 
-One torch file that loads without pickle's powers (``weights_only``). A pruned network keeps its channel
-numbers in ``widths``.
+One torch file that loads without pickle's powers (``weights_only``). The channels of a pruned network follow
+from the shapes of its weights; ``widths`` says them for people.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import TrainingError
+from training.detectnet_v2.channels import fit_channels, layer_widths
 from training.detectnet_v2.model import DetectNetV2, build_model
 from training.detectnet_v2.spec import TrainSpec, parse_spec, spec_text
 
@@ -50,7 +51,7 @@ def save_checkpoint(
         "format": _FORMAT,
         "version": _VERSION,
         "spec": spec_text(spec),
-        "widths": model.backbone.layer_widths(),
+        "widths": layer_widths(model),
         "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
@@ -88,12 +89,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a torch file is one of ``save_checkpoint``; ``TrainingError`` where it is no torch file."""
+    return load_tensors(path).get("format") == _FORMAT
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[DetectNetV2, TrainSpec]:
     """The network of a checkpoint, ready for inference, and its spec."""
     checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint.spec, checkpoint.widths)
+    return restored(checkpoint, path).to(device).eval(), checkpoint.spec
+
+
+def restored(checkpoint: Checkpoint, path: str | Path) -> DetectNetV2:
+    """The network that a checkpoint was made of, with its weights and, where pruned, its widths."""
+    model = build_model(checkpoint.spec)
+    fit_channels(model, checkpoint.weights, channels=model.channels)
     restore_weights(model, checkpoint, path)
-    return model.to(device).eval(), checkpoint.spec
+    return model
 
 
 def restore_weights(model: DetectNetV2, checkpoint: Checkpoint, path: str | Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from storage.errors import ConfigError, TrainingError
+from storage.errors import TrainingError
 from training.detectnet_v2 import validate
 from training.detectnet_v2.checkpoint import load_checkpoint, restore_weights, save_checkpoint
 from training.detectnet_v2.cost import (
@@ -37,9 +37,9 @@ from training.detectnet_v2.cost import (
 )
 from training.detectnet_v2.dataset import DetectionDataset, EpochOrder, collate
 from training.detectnet_v2.infer import scale_inputs
-from training.detectnet_v2.model import DetectNetV2, build_model, freeze, parameter_counts, warm_averages
+from training.detectnet_v2.model import freeze, parameter_counts, warm_averages
 from training.detectnet_v2.precision import Precision, autocast, choose_precision, cost_scaler
-from training.detectnet_v2.pretrained import load_pretrained
+from training.detectnet_v2.pretrained import initial_model
 from training.detectnet_v2.schedule import learning_rate
 from training.detectnet_v2.spec import TrainSpec
 from training.samples import Sample
@@ -153,7 +153,7 @@ class _Run:
             num_workers=workers,
             pin_memory=self._device.type == "cuda",
         )
-        self.model = _initial_model(spec).to(self._device).to(memory_format=torch.channels_last)
+        self.model = initial_model(spec).to(self._device).to(memory_format=torch.channels_last)
         freeze(self.model, spec.model_config.freeze_blocks, batch_norm=spec.model_config.freeze_bn)
         self._parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
         adam = spec.training_config.optimizer.adam
@@ -336,28 +336,6 @@ class _Run:
             precision=self._precision,
             history=tuple(history),
         )
-
-
-def _initial_model(spec: TrainSpec) -> DetectNetV2:
-    """The network before the first step: random from the seed, then pretrained weights."""
-    torch.manual_seed(spec.random_seed)
-    config = spec.model_config
-    path = config.pretrained_model_file
-    if not path:
-        if config.freeze_blocks or config.load_graph:
-            key = "freeze_blocks" if config.freeze_blocks else "load_graph"
-            raise ConfigError(
-                f"model_config.{key} is set; expected a pretrained_model_file beside it", key=key
-            )
-        return build_model(spec)
-    if config.load_graph:
-        checkpoint = load_checkpoint(path)
-        model = build_model(spec, checkpoint.widths)
-        restore_weights(model, checkpoint, path)
-        return model
-    model = build_model(spec)
-    load_pretrained(model, path)
-    return model
 
 
 def _device(device: torch.device | str | None) -> torch.device:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ConfigError
-from training.detectnet_v2.resnet import BN_MOMENTUM, ResNet
+from training.detectnet_v2.backbones import Backbone, build_backbone
+from training.detectnet_v2.backbones.backbone import BN_MOMENTUM
 from training.detectnet_v2.spec import STRIDE, TrainSpec
 
 INPUT_NAME = "input_1"
@@ -32,13 +30,14 @@ class DetectNetV2(nn.Module):
     def __init__(
         self,
         classes: tuple[str, ...],
-        backbone: ResNet,
+        backbone: Backbone,
         *,
         channels: int = 3,
         width: int = 960,
         height: int = 544,
         scale: float = 35.0,
         offset: float = 0.5,
+        dropout_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -48,53 +47,38 @@ class DetectNetV2(nn.Module):
         self.scale = scale
         self.offset = offset
         self.backbone = backbone
+        self.dropout = nn.Dropout(dropout_rate)
         self.output_cov = _head(backbone.out_channels, len(classes), bias=_PRIOR_LOGIT)
         self.output_bbox = _head(backbone.out_channels, 4 * len(classes), bias=0.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone(images)
+        features = self.dropout(self.backbone(images))
         # In half precision a sigmoid is exactly 1 from logits of about 6 on, and its gradient 0: such
         # cells would never learn again.
         return torch.sigmoid(self.output_cov(features).float()), self.output_bbox(features)
 
 
-def build_model(spec: TrainSpec, widths: Mapping[str, int] | None = None) -> DetectNetV2:
-    """The network of ``spec`` with random weights (from torch's generator); ``widths`` as in ``ResNet``.
+def build_model(spec: TrainSpec) -> DetectNetV2:
+    """The network of ``spec`` with random weights (from torch's generator).
 
     Raises ``ConfigError`` for what this implementation does not have.
     """
-    model = spec.model_config
-    if model.arch != "resnet":
-        raise ConfigError(
-            f'model_config.arch is "{model.arch}"; expected "resnet"', key="arch", found=model.arch
-        )
-    if model.use_pooling:
-        raise ConfigError(
-            "model_config.use_pooling is true; expected false: with pooling a cell of the output "
-            "is 224 pixels wide",
-            key="use_pooling",
-        )
     size = spec.augmentation_config.preprocessing
-    backbone = ResNet(
-        model.num_layers,
-        channels=size.output_image_channel,
-        all_projections=model.all_projections,
-        use_batch_norm=model.use_batch_norm,
-        widths=widths,
-    )
+    head = spec.model_config.objective_set.bbox
     return DetectNetV2(
         spec.classes,
-        backbone,
+        build_backbone(spec.model_config, size.output_image_channel),
         channels=size.output_image_channel,
         width=size.output_image_width,
         height=size.output_image_height,
-        scale=model.objective_set.bbox.scale,
-        offset=model.objective_set.bbox.offset,
+        scale=head.scale,
+        offset=head.offset,
+        dropout_rate=spec.model_config.dropout_rate,
     )
 
 
 def freeze(model: DetectNetV2, blocks: tuple[float, ...], *, batch_norm: bool) -> None:
-    """Make freeze blocks (0 the stem, 1 to 4 the stages) untrainable, and with ``batch_norm`` all
+    """Make freeze blocks (their numbers are the backbone's) untrainable, and with ``batch_norm`` all
     normalisation.
 
     Frozen normalisation also keeps its running averages: call this again after ``model.train()``.

@@ -12,9 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from storage.errors import TrainingError
-from training.detectnet_v2.checkpoint import load_tensors
-from training.detectnet_v2.model import DetectNetV2
+from storage.errors import ConfigError, TrainingError
+from training.detectnet_v2.channels import fit_channels, layer_widths
+from training.detectnet_v2.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    load_tensors,
+    restore_weights,
+)
+from training.detectnet_v2.model import DetectNetV2, build_model
+from training.detectnet_v2.spec import TrainSpec
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +38,32 @@ class LoadReport:
     loaded: tuple[str, ...]
     kept: tuple[str, ...]
     unused: tuple[str, ...]
+
+
+def initial_model(spec: TrainSpec) -> DetectNetV2:
+    """The network before the first step: random from the spec's seed, then from ``pretrained_model_file``.
+
+    With ``load_graph``, and for every pruned checkpoint, widths and weights are the checkpoint's; its heads
+    too where it has the same classes. Else weights are taken by name and shape, as ``load_pretrained`` does.
+    """
+    torch.manual_seed(spec.random_seed)
+    config = spec.model_config
+    path = config.pretrained_model_file
+    if not path:
+        if config.freeze_blocks or config.load_graph:
+            key = "freeze_blocks" if config.freeze_blocks else "load_graph"
+            raise ConfigError(
+                f"model_config.{key} is set; expected a pretrained_model_file beside it", key=key
+            )
+        return build_model(spec)
+    model = build_model(spec)
+    if config.load_graph or is_checkpoint(path):
+        checkpoint = load_checkpoint(path)
+        if config.load_graph or _is_pruned(checkpoint):
+            _take_graph(model, checkpoint, spec, path)
+            return model
+    load_pretrained(model, path)
+    return model
 
 
 def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
@@ -71,6 +105,44 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
     for name in report.kept:
         logger.info("pretrained kept=%s reason=%s", name, "shape" if name in candidates else "absent")
     return report
+
+
+def _is_pruned(checkpoint: Checkpoint) -> bool:
+    with torch.device("meta"):
+        whole = layer_widths(build_model(checkpoint.spec))
+    return any(whole.get(name) != width for name, width in checkpoint.widths.items())
+
+
+def _take_graph(model: DetectNetV2, checkpoint: Checkpoint, spec: TrainSpec, path: str) -> None:
+    """Give ``model`` the widths and weights of a checkpoint of the same family."""
+    for key in ("arch", "num_layers", "all_projections", "use_pooling", "use_batch_norm"):
+        wanted, found = getattr(spec.model_config, key), getattr(checkpoint.spec.model_config, key)
+        if wanted != found:
+            raise ConfigError(
+                f"model_config.{key} is {wanted}, and the graph in {path} has {found}; "
+                f"set {key}: {found}, or train from scratch without load_graph",
+                key=key,
+                found=wanted,
+            )
+    same_heads = checkpoint.spec.classes == spec.classes
+    weights = {
+        name: tensor
+        for name, tensor in checkpoint.weights.items()
+        if same_heads or not name.startswith("output_")
+    }
+    if not same_heads:
+        for head in (model.output_cov, model.output_bbox):
+            source = checkpoint.weights.get("output_cov.weight")
+            if isinstance(source, Tensor) and source.dim() == 4:
+                head.in_channels = source.shape[1]
+                head.weight = torch.nn.Parameter(
+                    head.weight.new_empty(head.out_channels, source.shape[1], 1, 1)
+                )
+                torch.nn.init.xavier_uniform_(head.weight)
+        logger.info("pretrained path=%s classes=%s heads=random", path, ",".join(checkpoint.spec.classes))
+    fit_channels(model, weights, channels=model.channels)
+    restore_weights(model, Checkpoint(spec=spec, widths={}, weights=model.state_dict() | weights), path)
+    logger.info("pretrained path=%s graph=loaded widths=%s", path, sum(checkpoint.widths.values()))
 
 
 def _state_dict(content: Mapping[Any, Any]) -> dict[str, Tensor]:

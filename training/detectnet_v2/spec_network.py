@@ -83,9 +83,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(0.0 <= self.dropout_rate <= 1.0, "dropout_rate", self.dropout_rate, "0 to 1")
         for block in self.freeze_blocks:
-            require(
-                block == int(block) and 0 <= block <= 4, "freeze_blocks", block, "a whole number from 0 to 4"
-            )
+            require(block == int(block) and block >= 0, "freeze_blocks", block, "a whole number from 0 on")
 
 
 @dataclass(frozen=True, kw_only=True)

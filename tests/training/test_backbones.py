@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from storage.errors import ConfigError
+from training.detectnet_v2.backbones import build_backbone
+from training.detectnet_v2.spec import ModelConfig
+
+ALL = [
+    ("resnet", {"num_layers": 10}, 512),
+    ("resnet", {"num_layers": 18, "use_pooling": True}, 512),
+    ("vgg", {"num_layers": 16}, 512),
+    ("vgg", {"num_layers": 19, "use_pooling": True}, 512),
+    ("googlenet", {}, 1024),
+    ("mobilenet_v1", {}, 512),
+    ("mobilenet_v2", {}, 96),
+    ("efficientnet_lite0", {}, 112),
+]
+
+
+def config(arch: str, **settings: object) -> ModelConfig:
+    return replace(ModelConfig(use_batch_norm=True), arch=arch, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("arch", "settings", "channels"), ALL)
+def test_every_backbone_has_stride_16_and_says_its_channels(
+    arch: str, settings: dict[str, object], channels: int
+) -> None:
+    backbone = build_backbone(config(arch, **settings), 3).eval()
+    with torch.inference_mode():
+        assert backbone(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 4, 6)
+    assert backbone.out_channels == channels
+
+
+@pytest.mark.parametrize(("arch", "settings", "channels"), ALL)
+def test_freeze_blocks_name_layers_that_hold_all_parameters_between_them(
+    arch: str, settings: dict[str, object], channels: int
+) -> None:
+    backbone = build_backbone(config(arch, **settings), 1)
+    held = [p for number in backbone.freeze_ids for part in backbone.stage(number) for p in part.parameters()]
+    assert {id(p) for p in held} == {id(p) for p in backbone.parameters()}
+    assert len(held) == len(list(backbone.parameters()))
+
+
+def test_freeze_blocks_are_numbered_as_tao_numbers_them() -> None:
+    assert sorted(build_backbone(config("mobilenet_v1"), 3).freeze_ids) == list(range(12))
+    assert sorted(build_backbone(config("mobilenet_v2"), 3).freeze_ids) == list(range(14))
+    assert sorted(build_backbone(config("vgg", num_layers=16), 3).freeze_ids) == [1, 2, 3, 4, 5]
+    assert sorted(build_backbone(config("googlenet"), 3).freeze_ids) == list(range(10))
+
+
+def test_blocks_that_nobody_reads_are_cut_off() -> None:
+    backbone = build_backbone(config("efficientnet_lite0"), 3)
+    backbone(torch.zeros(1, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_of_timm() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'efficientnet_lite0'"):
+        build_backbone(config("eficientnet_lite0"), 3)
