@@ -14,6 +14,9 @@ from quality.limits import Limits
 from quality.rules import RULES, advisory_rules
 from storage.lake import Lake, Snapshot
 
+# Users' suites stand under stems of their own, see :mod:`ingest.set_findings`.
+_UNMET = "stem LIKE '/%' AND rule <> 'class_drift'"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetState:
@@ -55,6 +58,10 @@ def judge_dataset(
             WHERE dataset = $1 AND rule IN ({warnings})) AS doubtful,
           (SELECT count(DISTINCT sample) FROM findings
             WHERE dataset = $1 AND rule = 'leaked_image') AS leaked,
+          (SELECT count(DISTINCT (stem, rule)) FROM findings
+            WHERE dataset = $1 AND severity = 'error' AND {_UNMET}) AS unmet_errors,
+          (SELECT count(DISTINCT (stem, rule)) FROM findings
+            WHERE dataset = $1 AND severity <> 'error' AND {_UNMET}) AS unmet_warnings,
           (SELECT count(*) FROM newest WHERE dataset = $1 AND state <> 'removed') AS objects,
           (SELECT count(*) FROM newest WHERE dataset = $1 AND state = 'quarantined') AS quarantined
         """,
@@ -76,6 +83,8 @@ def judge_dataset(
         doubtful=counts["doubtful"],
         leaked=counts["leaked"],
         drifts=(*split_drift, *([drop_drift] if drop_drift else [])),
+        unmet_errors=counts["unmet_errors"],
+        unmet_warnings=counts["unmet_warnings"],
         thresholds=thresholds,
     )
     return DatasetState(

@@ -59,6 +59,8 @@ class Thresholds:
     """The same, above which the gate fails; None never fails."""
     warn_doubtful_share: float = 0.05
     """Share of delivered boxes with a warning, above which the gate warns."""
+    fail_expectations: int | None = 0
+    """Expectations of severity critical that are not met, above which the gate fails; None only warns."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Facts:
     """Images that show what an image of another split shows."""
     drifts: Sequence[Drift] = ()
     """Class mixes between drops and between splits."""
+    unmet_errors: int = 0
+    """Expectations of users' suites that are not met, of severity critical."""
+    unmet_warnings: int = 0
+    """The same, of lower severity."""
 
 
 def judge(
@@ -99,6 +105,8 @@ def judge(
     doubtful: int = 0,
     leaked: int = 0,
     drifts: Sequence[Drift] = (),
+    unmet_errors: int = 0,
+    unmet_warnings: int = 0,
     thresholds: Thresholds | None = None,
 ) -> GateResult:
     """Judge a data set by its :class:`Facts`; failures are named before warnings."""
@@ -111,6 +119,8 @@ def judge(
         doubtful=doubtful,
         leaked=leaked,
         drifts=drifts,
+        unmet_errors=unmet_errors,
+        unmet_warnings=unmet_warnings,
     )
     reasons = _Reasons()
     limits = thresholds or Thresholds()
@@ -118,6 +128,7 @@ def judge(
     _judge_objects(facts, limits, reasons)
     _judge_balance(facts.balance, limits, reasons)
     _judge_drift(facts.drifts, limits, reasons)
+    _judge_expectations(facts, limits, reasons)
     verdict = Verdict.FAIL if reasons.failures else Verdict.WARN if reasons.warnings else Verdict.PASS
     return GateResult(verdict, (*reasons.failures, *reasons.warnings))
 
@@ -189,3 +200,9 @@ def _judge_drift(drifts: Sequence[Drift], limits: Thresholds, reasons: _Reasons)
             reasons.failures.append(f"the class mix drifts, {drift}")
         elif drift.js_divergence > limits.warn_js_divergence or drift.psi > limits.warn_psi:
             reasons.warnings.append(f"the class mix drifts, {drift}")
+
+
+def _judge_expectations(facts: Facts, limits: Thresholds, reasons: _Reasons) -> None:
+    said = f"{facts.unmet_errors} critical expectations are not met"
+    reasons.above(facts.unmet_errors, 0, limits.fail_expectations, said)
+    reasons.above(facts.unmet_warnings, 0, None, f"{facts.unmet_warnings} other expectations are not met")

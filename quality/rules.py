@@ -245,6 +245,7 @@ FILE_RULES: Mapping[str, tuple[Severity, str]] = {
         "warning",
         "Images of different splits show the same: what is measured on one was learnt on the other.",
     ),
+    "expectations_not_run": ("error", "A suite of expectations could not be run over its table."),
     "class_drift": ("warning", "The class mix differs from the drops before, or between two splits."),
 }
 """Rules about files and sets rather than boxes: severity and documentation."""

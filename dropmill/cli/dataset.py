@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dropmill.cli.analytics import analytics
+from dropmill.cli.expectations import expectations
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
@@ -30,6 +31,7 @@ def command() -> None:
 
 
 command.add_command(analytics)
+command.add_command(expectations)
 
 
 @command.group("annotations")

@@ -19,7 +19,8 @@ from quality.review import Review
 from quality.sets import findings_of
 
 _SEVERITIES = {"critical": "error", "warning": "warning", "info": "info"}
-_WHO = ["source", "instance"]
+_WHO = ["sample", "source", "instance", "key"]
+_MOST_FINDINGS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,18 @@ def run_on_frame(
     *,
     dataset: str,
     own: str | None = None,
+    table: str = "annotations",
 ) -> SuiteResults:
-    """Run suites as one checkpoint over any pandas frame; the suite named ``own`` gives no findings."""
+    """Run suites as one checkpoint over any pandas frame; the suite named ``own`` gives no findings.
+
+    An expectation gives up to 1,000 findings, one per unexpected row, and one that says how many more there
+    are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     context = gx.get_context(mode="file", project_root_dir=folder)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_or_update_pandas("annotations")
-    name = dataset or "annotations"
+    source = context.data_sources.add_or_update_pandas(table)
+    name = dataset or table
     known = {asset.name for asset in source.assets}
     asset = source.get_asset(name) if name in known else source.add_dataframe_asset(name)
     batches = {batch.name for batch in asset.batch_definitions}
@@ -134,13 +140,16 @@ def _findings(outcome: Any, suite: str, dataset: str) -> list[dict[str, Any]]:
     }
     unexpected = result.get("unexpected_index_list") or []
     found = []
-    for row in unexpected:
-        values = (
-            {name: value for name, value in row.items() if name not in _WHO} if isinstance(row, dict) else {}
-        )
-        who = {name: row[name] for name in _WHO if name in row} if isinstance(row, dict) else {}
-        said = ", ".join(f"{name} {value}" for name, value in values.items()) or f"row {row}"
+    for row in unexpected[:_MOST_FINDINGS]:
+        fields = row if isinstance(row, dict) else {"row": row}
+        values = {name: value for name, value in fields.items() if name not in _WHO}
+        who = {name: fields[name] for name in _WHO if name in fields}
+        if "key" in who:
+            who = {"source": who["key"], **who}
+        said = ", ".join(f"{name} {value}" for name, value in values.items()) or _name(outcome)
         found.append({**shared, **who, "observed": f"{suite}: {said}"})
+    if len(unexpected) > _MOST_FINDINGS:
+        found.append({**shared, "observed": f"{suite}: {len(unexpected) - _MOST_FINDINGS} more rows"})
     if not found:
         reason = result.get("observed_value")
         if reason is None:

@@ -16,6 +16,7 @@ from quality.expectations.boxes import ExpectBoxesToPassRule, columns_of
 from quality.rules import ADVISORY_RULES, RULES, Rule
 from storage.errors import ConfigError
 
+_MOST_BYTES = 10_000_000
 SEVERITIES = {
     "error": FailureSeverity.CRITICAL,
     "warning": FailureSeverity.WARNING,
@@ -67,13 +68,35 @@ def load_suite(source: str) -> ExpectationSuite:
     return suite
 
 
+def _check_condition(path: Path, condition: Any) -> None:
+    """Refuse conditions that reach for more than columns: pandas runs them as expressions of Python."""
+    if isinstance(condition, str) and ("@" in condition or "__" in condition):
+        raise ConfigError(
+            f"suite {path}: the row condition {condition!r} has '@' or '__' in it, and could run code; "
+            "compare columns with values"
+        )
+    parts: list[Any] = []
+    if isinstance(condition, dict):
+        parts = [*condition.keys(), *condition.values()]
+    elif isinstance(condition, list):
+        parts = condition
+    for part in parts:
+        _check_condition(path, part)
+
+
 def _of_json(path: Path) -> ExpectationSuite:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"suite {path}: {path.stat().st_size} bytes; expected at most {_MOST_BYTES}")
         values = json.loads(path.read_text(encoding="utf-8"))
+        for entry in values["expectations"]:
+            _check_condition(path, entry.get("kwargs", {}).get("row_condition"))
         wanted = [str(entry["type"]) for entry in values["expectations"]]
         known = {"name", "expectations", "meta", "notes", "suite_parameters"}
         suite = ExpectationSuite(**{key: value for key, value in values.items() if key in known})
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ConfigError:
+        raise
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"suite {path}: {error}") from error
     except Exception as error:
         # Great Expectations raises many kinds for what it does not know.

@@ -75,6 +75,9 @@ class Mill:
             frame = pl.from_arrow(self.lake.read(name))
             assert isinstance(frame, pl.DataFrame)
             frame = frame.drop("batch", "uri", "version", strict=False)
+            if name == "findings":
+                # What is found between batches is of the batches.
+                frame = frame.filter(~pl.col("stem").str.starts_with("/"))
             said[name] = sorted(frame.write_ndjson().splitlines())
         objects = self.rows("SELECT key, kind, format, state, error FROM newest WHERE state <> 'removed'")
         said["objects"] = sorted(map(str, objects))
