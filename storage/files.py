@@ -28,12 +28,14 @@ from storage.errors import LakeError
 from storage.layout import Keys, in_files, may_hold
 from storage.object_store import ObjectStore
 from storage.schemas import TABLES
+from storage.unchanged import unchanged_keys
 
 _ROW_GROUP = 65_536
 _FORMAT = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(pre_buffer=True)
 )
 _WRITERS = 4
+_ROWS_HELD = 1_000_000
 # Texts of which the log keeps the range: those that rows are looked up by, none of which is long.
 _RANGED = frozenset(
     {
@@ -66,29 +68,52 @@ class TableFiles:
         self.name = table.metadata().name
         self._filesystem = filesystem
         self._version = -1
+        # Files never change, and a batch looks at the same ones several times.
+        self._read: dict[str, pa.Table] = {}
 
     def read(
         self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None, among: Among = ()
     ) -> pa.Table:
         """Rows that fulfil ``where`` and are ``among``; files that cannot hold any are not opened."""
+        candidates = self._candidates(among)
+        if among and self._are_few(candidates):
+            rows = self._among(candidates, among)
+            if where is not None:
+                rows = rows.filter(where)
+            return rows.select(list(columns)) if columns else rows
         if among:
             where = _all_among(among) if where is None else _all_among(among) & where
-        return self.rows_of(self._candidates(among), columns=columns, where=where)
+        return self.rows_of(candidates, columns=columns, where=where)
 
     def replacing(self, store: ObjectStore, rows: pa.Table, among: Among) -> Actions:
-        """The actions that put ``rows`` in place of all rows that are ``among``; the files are written."""
-        with ThreadPoolExecutor(_WRITERS) as pool:
+        """The actions that put ``rows`` in place of all rows that are ``among``; the files are written.
+
+        Groups (by the last column of ``among``) that are stored just as ``rows`` have them stay where they
+        are, with the batch that brought them; where that would mean to look at very many rows, all are
+        written anew.
+        """
+        candidates = self._candidates(among)
+        if few := self._are_few(candidates):
+            unit, keys = among[-1]
+            stay = unchanged_keys(self.name, self._among(candidates, among), rows, unit)
+            rows = rows.filter(pc.invert(rows_among(rows, [(unit, stay)])))
+            keys = {dataset: set(values) - stay.get(dataset, set()) for dataset, values in keys.items()}
+            among = [*among[:-1], (unit, keys)]
             candidates = self._candidates(among)
-            counts = pool.map(
-                lambda path: self._part([path]).count_rows(filter=_all_among(among)), candidates
-            )
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            if few:
+                counts = pool.map(lambda path: rows_among(self._held(path), among).true_count, candidates)
+            else:
+                condition = _all_among(among)
+                counts = pool.map(lambda path: self._part([path]).count_rows(filter=condition), candidates)
             touched = [path for path, count in zip(candidates, counts, strict=True) if count]
             owners = self._owners(touched, rows)
 
             def anew(index: int) -> list[AddAction]:
-                kept = self._part([touched[index]]).to_table(filter=~_all_among(among))
+                held = self._held(touched[index]) if few else self.rows_of([touched[index]])
+                kept = held.filter(pc.invert(rows_among(held, among)))
                 new = rows.filter(pa.array(owners == index))
-                return write_files(store, self.name, pa.concat_tables([plain(kept, self.name), new]))
+                return write_files(store, self.name, pa.concat_tables([kept, new]))
 
             written = [action for actions in pool.map(anew, range(len(touched))) for action in actions]
         written += write_files(store, self.name, rows.filter(pa.array(owners == -1)))
@@ -138,6 +163,22 @@ class TableFiles:
             mask &= may_hold(self.actions, column, keys)
         chosen: list[str] = self.actions["path"].filter(pa.array(mask)).to_pylist()
         return chosen
+
+    def _are_few(self, paths: Sequence[str]) -> bool:
+        """Whether the rows of files are few enough to stay in memory while the batch is worked on."""
+        chosen = pc.is_in(self.actions["path"], pa.array(paths, pa.string()))
+        rows = pc.sum(self.actions["num_records"].filter(chosen)).as_py()
+        return (rows or 0) <= _ROWS_HELD
+
+    def _held(self, path: str) -> pa.Table:
+        if path not in self._read:
+            self._read[path] = self.rows_of([path])
+        return self._read[path]
+
+    def _among(self, paths: Sequence[str], among: Among) -> pa.Table:
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            found = pool.map(lambda path: (held := self._held(path)).filter(rows_among(held, among)), paths)
+            return pa.concat_tables([TABLES[self.name].empty_table(), *found])
 
     def _part(self, paths: Sequence[str]) -> pads.Dataset:
         self._look()
@@ -195,6 +236,18 @@ def is_plain(table: DeltaTable) -> bool:
         and not protocol.reader_features
         and not table.metadata().partition_columns
     )
+
+
+def rows_among(rows: pa.Table, among: Among) -> pa.BooleanArray:
+    """Which rows are among the keys of every column."""
+    mask = np.ones(rows.num_rows, bool)
+    for column, keys in among:
+        found = np.zeros(rows.num_rows, bool)
+        for dataset, values in keys.items():
+            names = pc.is_in(rows[column], pa.array(list(values), pa.string()))
+            found |= pc.and_(names, pc.equal(rows["dataset"], dataset)).fill_null(False).to_numpy()
+        mask &= found
+    return pa.array(mask)
 
 
 def is_among(column: str, keys: Keys) -> pc.Expression:

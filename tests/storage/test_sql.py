@@ -272,3 +272,22 @@ def test_all_tables_can_be_listed(lake: Lake) -> None:
     names = set(lake.sql("SHOW TABLES").arrow()["name"].to_pylist())
     assert set(schemas.TABLES) <= names
     assert {"boxes", "class_balance", "waiting", "newest", "quarantine"} <= names
+
+
+def test_three_tables_of_one_data_set_are_joined_by_more_than_the_data_set(tmp_path: Path) -> None:
+    """Findings and images have nothing but their data set in common: all pairs are 400 million rows."""
+    lake = Lake.create(tmp_path)
+    count = 20_000
+    samples = pa.array([f"{number:05}" for number in range(count)])
+    known = {"dataset": pa.repeat("road", count), "sample": samples, "stem": samples, "source": samples}
+    for name in ("images", "annotations", "findings"):
+        columns = [known.get(field.name, pa.nulls(count, field.type)) for field in schemas.TABLES[name]]
+        rows = pa.table(columns, schema=schemas.TABLES[name])
+        LaneCommit(lake, "main", 1).replace(name, rows, ("stem", {"road": samples.to_pylist()}))
+    query = """SELECT count(*) AS n FROM findings f
+        JOIN annotations a ON f.dataset = a.dataset AND f.source = a.source
+        JOIN images i ON a.dataset = i.dataset AND a.sample = i.sample"""
+    plan = lake.sql(f"EXPLAIN {query}").to_pylist()[0]["explain_value"]
+    assert "sample = sample" in plan
+    assert "source = source" in plan
+    assert lake.sql(query, memory_limit="300MB").to_pylist() == [{"n": count}]
