@@ -36,12 +36,32 @@ VIEWS: dict[str, View] = {
         FROM {annotations} a""",
     ),
     "class_balance": View(
-        "boxes, images and share of every class of a data set, ignored boxes left out",
+        "boxes, images and share of every class of a data set, its effective number of samples and the "
+        "weight that follows (Cui et al. 2019, beta 0.999; mean 1); ignored boxes left out",
         """
-        SELECT dataset, category, count(*) AS boxes, count(DISTINCT sample) AS images,
-               count(*) / sum(count(*)) OVER (PARTITION BY dataset) AS share,
-               max(count(*)) OVER (PARTITION BY dataset) / count(*) AS ratio_to_largest
-        FROM {annotations} WHERE NOT ignore GROUP BY dataset, category""",
+        SELECT *, (1 / effective_number) / avg(1 / effective_number) OVER (PARTITION BY dataset) AS weight
+        FROM (SELECT dataset, category, count(*) AS boxes, count(DISTINCT sample) AS images,
+                     count(*) / sum(count(*)) OVER (PARTITION BY dataset) AS share,
+                     max(count(*)) OVER (PARTITION BY dataset) / count(*) AS ratio_to_largest,
+                     (1 - pow(0.999, count(*))) / 0.001 AS effective_number
+              FROM {annotations} WHERE NOT ignore GROUP BY dataset, category)""",
+    ),
+    "class_balance_by_split": View(
+        "boxes, images and share of every class within each split, ignored boxes left out",
+        """
+        SELECT a.dataset, i.split, a.category, count(*) AS boxes, count(DISTINCT a.sample) AS images,
+               count(*) / sum(count(*)) OVER (PARTITION BY a.dataset, i.split) AS share
+        FROM {annotations} a LEFT JOIN {images} i ON i.dataset = a.dataset AND i.sample = a.sample
+        WHERE NOT a.ignore GROUP BY a.dataset, i.split, a.category""",
+    ),
+    "class_balance_over_time": View(
+        "boxes and share of every class in each batch that brought them or changed them last, with its time",
+        """
+        SELECT a.dataset, a.batch, any_value(b.done_at) AS done_at, a.category, count(*) AS boxes,
+               count(*) / sum(count(*)) OVER (PARTITION BY a.dataset, a.batch) AS share
+        FROM {annotations} a LEFT JOIN (
+            SELECT number, max(done_at) AS done_at FROM {batches} GROUP BY number) b ON b.number = a.batch
+        WHERE NOT a.ignore GROUP BY a.dataset, a.batch, a.category""",
     ),
     "image_labels": View(
         "every image with its number of boxes, its classes, and in the same order how many boxes of each",
