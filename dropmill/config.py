@@ -8,9 +8,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
 from ingest.derive import Settings
 from ingest.events import DatasetRule
 from ingest.parse import Limits
+from ingest.set_findings import TableSuite
 from ingest.triggers import Trigger
 from quality.gate import Thresholds, Verdict
 from quality.limits import Limits as RuleLimits
@@ -29,9 +31,9 @@ class IngestConfig(_Strict):
     batch_objects: int = Field(default=2_000, ge=1, le=100_000)
     """A batch ends at this many objects."""
     batch_wait_s: float = Field(default=2.0, ge=0)
-    """A batch ends this long after its first object."""
+    """A batch waits for more no longer than this, nor than half of what the last one took."""
     settle_s: float = Field(default=0.5, ge=0)
-    """A file is complete when its size and time have not changed for so long."""
+    """A file that nobody was heard to close is complete when it has not changed for so long."""
     reconcile_s: float = Field(default=300.0, gt=0)
     """The bucket is listed and compared with the lake at this interval."""
     max_image_pixels: int = Field(default=Limits.max_image_pixels, ge=1)
@@ -47,6 +49,12 @@ class RayConfig(_Strict):
     """A cluster's address; none starts Ray on this machine."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs that the local Ray may use; none takes all."""
+    task_cpus: float = Field(default=1.0, gt=0)
+    """What a task that reads and parses objects asks for."""
+    task_memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory that such a task asks for; none asks for none."""
+    tasks_in_flight: int | None = Field(default=None, ge=1)
+    """Tasks that are under way at once; none makes it two for each CPU."""
 
 
 class GateConfig(_Strict):
@@ -68,6 +76,7 @@ class GateConfig(_Strict):
     fail_psi: float | None = Field(default=Thresholds.fail_psi, ge=0)
     warn_leaked_images: int = Field(default=Thresholds.warn_leaked_images, ge=0)
     fail_leaked_images: int | None = Field(default=Thresholds.fail_leaked_images, ge=0)
+    fail_expectations: int | None = Field(default=Thresholds.fail_expectations, ge=0)
 
 
 class LimitsConfig(_Strict):
@@ -114,6 +123,23 @@ class RulesConfig(_Strict):
         return self
 
 
+class ExpectationsConfig(_Strict):
+    """A Great Expectations suite, and the table that it is about."""
+
+    suite: Path
+    """A JSON file."""
+    table: str = "annotations"
+    """A table or view of the lake; annotations come with width, height and split of their image."""
+
+    @field_validator("suite")
+    @classmethod
+    def _is_json(cls, value: Path) -> Path:
+        # A suite in Python is code, which a service does not run.
+        if value.suffix.lower() != ".json":
+            raise ValueError(f"{value} is no .json file")
+        return value
+
+
 class QualityConfig(_Strict):
     """Rules and corrections."""
 
@@ -122,6 +148,8 @@ class QualityConfig(_Strict):
     label_order: tuple[str, ...] = ()
     """Folders (below the data set) whose labels win where several speak of one image."""
     rules: RulesConfig = RulesConfig()
+    expectations: tuple[ExpectationsConfig, ...] = ()
+    """Great Expectations suites that are run when a batch is in the tables and nothing else waits."""
     gate: GateConfig = GateConfig()
 
 
@@ -185,6 +213,14 @@ class Config(_Strict):
     """The whole bucket is this one data set."""
     datasets: dict[str, str] = Field(default_factory=dict)
     """Data set to prefix; what none fits goes by its first-level folder."""
+    bucket_access: AccessConfig = AccessConfig()
+    """How the bucket is reached."""
+    lake_access: AccessConfig = AccessConfig()
+    """How the lake is reached; the two may be on different stores."""
+    lane: str = Field(default="main", pattern=r"^[A-Za-z0-9_-]{1,60}$")
+    """Services of one lake that watch different buckets take different lanes; two on one lane take turns."""
+    sources: SourcesConfig = SourcesConfig()
+    http: HttpConfig = HttpConfig()
     ingest: IngestConfig = IngestConfig()
     ray: RayConfig = RayConfig()
     quality: QualityConfig = QualityConfig()
@@ -202,6 +238,10 @@ class Config(_Strict):
     def _lake_outside_bucket(self) -> Config:
         check_apart(ObjectStore.at(self.bucket), ObjectStore.at(self.lake))
         return self
+
+    def bucket_store(self) -> ObjectStore:
+        """The bucket."""
+        return ObjectStore.at(self.bucket, self.bucket_access.options())
 
     def rule(self) -> DatasetRule:
         """Which data set a key belongs to."""
@@ -226,6 +266,10 @@ class Config(_Strict):
     def thresholds(self) -> Thresholds:
         """Where the gate warns and fails."""
         return Thresholds(**self.quality.gate.model_dump())
+
+    def suites(self) -> list[TableSuite]:
+        """The suites of expectations."""
+        return [TableSuite(source=str(one.suite), table=one.table) for one in self.quality.expectations]
 
     def triggers(self) -> list[Trigger]:
         """The pipelines, as triggers know them."""
@@ -280,6 +324,7 @@ def _from_folder(config: Config, folder: Path) -> Config:
     def absolute_path(where: Path | None) -> Path | None:
         return None if where is None else (folder / where.expanduser()).resolve()
 
+    webhook = config.sources.webhook
     pipelines = tuple(
         pipeline.model_copy(
             update={
@@ -293,11 +338,20 @@ def _from_folder(config: Config, folder: Path) -> Config:
         )
         for pipeline in config.pipelines
     )
+    expectations = tuple(
+        one.model_copy(update={"suite": absolute_path(one.suite)}) for one in config.quality.expectations
+    )
     return config.model_copy(
         update={
+            "quality": config.quality.model_copy(update={"expectations": expectations}),
             "bucket": absolute(config.bucket),
             "lake": absolute(config.lake),
             "pipelines": pipelines,
+            "sources": config.sources.model_copy(
+                update={
+                    "webhook": webhook and webhook.model_copy(update={"spool": absolute_path(webhook.spool)})
+                }
+            ),
         }
     )
 

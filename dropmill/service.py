@@ -1,4 +1,4 @@
-"""The service: it watches the bucket, commits batch after batch, and starts the runs that become due."""
+"""The service: it hears of the bucket, commits batch after batch, and starts the runs that become due."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ import time
 from collections.abc import Callable
 
 import ray
+from ray.exceptions import RayError
 
+from dropmill.commands import Commands, work_on_quarantine
 from dropmill.config import Config
+from dropmill.http_api import HttpSide, check_binding, make_app
+from dropmill.maintenance import maintain
+from dropmill.metrics import Health, Metrics
+from dropmill.sources import Sources, open_sources
 from ingest.batch import Batch, Committer, Counts
 from ingest.jobs import Jobs
-from ingest.reconcile import reconcile
+from ingest.lease import lease_of
+from ingest.reconcile import changes_of, look, reconcile
 from ingest.tasks import RayParser, start_ray
 from ingest.triggers import Triggers
-from ingest.watch import DirectoryWatch
-from storage.errors import ConfigError
+from storage.errors import ConfigError, JobError
 from storage.lake import Lake
-from storage.object_store import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 0.1
+_TICK_S = 0.05
 _LOOK_AFTER_JOBS_S = 5.0
 _LONGEST_PAUSE_S = 60.0
+_STAND_BY_S = 1.0
+_QUIET_S = 5.0
+_BATCHES_WITHOUT_UPKEEP = 200
+_MOST_FOLDERS = 8
 
 
 class Service:
@@ -33,134 +42,255 @@ class Service:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._rule = config.rule()
-        self._store = ObjectStore.at(config.bucket)
+        self._store = config.bucket_store()
         if self._store.is_directory and not self._store.root.is_dir():
             raise ConfigError(f"bucket {self._store.url} is no folder; make it, or correct `bucket:`")
-        self._lake = Lake.create(config.lake)
-        self._watch = (
-            DirectoryWatch(self._store, settle_s=config.ingest.settle_s) if self._store.is_directory else None
-        )
-        self._found: dict[str, ObjectInfo] = {}
-        self._gone: set[str] = set()
-        self._first_found = 0.0
+        self.health = Health()
+        self.metrics = Metrics()
+        self._commands = Commands()
+        self._sources: Sources = open_sources(config, self._store)
+        self._http = self._http_side()
+        self._lake = Lake.create(config.lake, config.lake_access.options())
+        self._lease = lease_of(self._lake.store, config.lane)
+        self._gathered = self._sources.gathered()
+        self._relist: dict[str, float] = {}
         self._last_commit = time.monotonic()
+        self._last_batch_s = 0.0
+        self._batches_since_upkeep = 1
         self._next_listing = 0.0
         self._next_look = 0.0
         self._active_runs = -1
+        self._jobs_address: str | None = None
 
     def run(self, stop: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop`` is set. What fails is logged and tried again; nothing ends the service but
         ``stop``.
         """
-        if self._watch:
-            # Watching starts before the first listing: what arrives between the two is seen twice, never
-            # not at all.
-            self._watch.start()
         failures = 0
         committer: Committer | None = None
         triggers: Triggers | None = None
+        started = False
         try:
+            if self._http:
+                self._http.start()
             while not stop.is_set():
                 try:
+                    if not self._lease.is_held():
+                        committer = None
+                        if not self._stand_by(stop):
+                            break
+                    if not started:
+                        # Watching starts before the first listing: what arrives between the two is seen
+                        # twice, never not at all.
+                        self._sources.start()
+                        started = True
                     if committer is None:
-                        committer, triggers = self._connect()
+                        committer, triggers = self._connect(stop)
                         on_ready()
                         log.info("serving", extra={"bucket": self._store.url, "lake": self._lake.url})
                     self._step(committer, triggers, stop)
+                    self.health.become("serving", self._sources.trouble())
                     failures = 0
-                except Exception:
+                except Exception as error:
                     failures += 1
-                    pause = min(2.0**failures, _LONGEST_PAUSE_S)
+                    pause = min(2.0**failures / 2, _LONGEST_PAUSE_S)
                     log.exception("failed, trying again", extra={"failures": failures, "pause_s": pause})
+                    self.health.become("failing", f"{type(error).__name__}: {error}"[:500])
+                    self.metrics.failures.inc()
                     committer = None
-                    self._next_listing = 0.0
-                    ray.shutdown()
+                    if isinstance(error, RayError | ConnectionError | JobError) or failures % 5 == 0:
+                        ray.shutdown()
                     stop.wait(pause)
+                self.metrics.serving.set(self.health.state == "serving")
                 stop.wait(_TICK_S)
         finally:
-            if self._watch:
-                self._watch.stop()
+            self.health.become("stopping")
+            if started:
+                self._gathered.give_back("the service stops")
+                self._sources.stop()
+            if self._http:
+                self._http.stop()
+            self._lease.release()
             ray.shutdown()
             log.info("stopped")
 
-    def _connect(self) -> tuple[Committer, Triggers | None]:
-        config = self._config
-        address = start_ray(config.ray.address, num_cpus=config.ray.num_cpus, jobs=bool(config.pipelines))
-        committer = Committer(
-            self._lake,
-            RayParser(self._store, self._rule, config.limits()),
-            rule=self._rule,
-            settings=config.settings(),
+    def _http_side(self) -> HttpSide | None:
+        http = self._config.http
+        if http.port is None:
+            if self._sources.webhook is not None:
+                raise ConfigError("sources.webhook: needs `http: {port: …}`, where notifications are posted")
+            return None
+        token = self._sources.token
+        check_binding(http.host, token)
+        app = make_app(
+            self.health,
+            self.metrics,
+            self._commands,
+            webhook=self._sources.webhook,
+            token=token,
+            max_body_bytes=http.max_body_bytes,
         )
+        return HttpSide(app, host=http.host, port=http.port)
+
+    def _stand_by(self, stop: threading.Event) -> bool:
+        """Wait until the lane is ours; False where the service is to stop before that."""
+        said = False
+        while not stop.is_set():
+            if self._lease.take():
+                self._next_listing = 0.0
+                return True
+            if not said:
+                log.info("standing by", extra={"lane": self._config.lane, "holder": self._lease.holder()})
+                said = True
+            self.health.become("standby", f"lane {self._config.lane} is held by {self._lease.holder()}")
+            stop.wait(_STAND_BY_S)
+        return False
+
+    def _connect(self, stop: threading.Event) -> tuple[Committer, Triggers | None]:
+        config = self._config
+        if not ray.is_initialized():
+            self._jobs_address = start_ray(
+                config.ray.address, num_cpus=config.ray.num_cpus, jobs=bool(config.pipelines)
+            )
+        parser = RayParser(
+            self._store,
+            self._rule,
+            config.limits(),
+            in_flight=config.ray.tasks_in_flight,
+            cpus=config.ray.task_cpus,
+            memory_bytes=config.ray.task_memory_bytes,
+        )
+        committer = Committer(
+            self._lake, parser, rule=self._rule, settings=config.settings(), lane=config.lane
+        )
+        for batch in committer.unfinished():
+            if not stop.is_set():
+                began = time.monotonic()
+                self._note(batch, committer.run(batch), len(self._gathered), time.monotonic() - began)
         if not config.pipelines:
             return committer, None
-        if address is None:
+        if self._jobs_address is None:
             raise ConfigError(f"ray: the cluster at {config.ray.address} has no dashboard that takes jobs")
-        triggers = Triggers(
-            self._lake,
-            Jobs(address),
-            config.triggers(),
-            thresholds=config.thresholds(),
-            limits=config.quality.rules.selection().limits,
-        )
-        return committer, triggers
+        jobs = Jobs(self._jobs_address)
+        return committer, Triggers(self._lake, jobs, config.triggers(), thresholds=config.thresholds())
 
     def _step(self, committer: Committer, triggers: Triggers | None, stop: threading.Event) -> None:
-        """One turn: listing when it is due, a batch when it is full or old enough, runs when all is quiet."""
-        changed = False
-        if self._watch and self._watch.needs_listing():
-            self._next_listing = min(self._next_listing, time.monotonic() + self._config.ingest.settle_s)
-        if time.monotonic() >= self._next_listing:
-            changed = self._list(committer, stop)
-        changed = self._micro_batch(committer) or changed
-        if changed:
-            self._last_commit = time.monotonic()
+        """One turn: what was asked for, listing when it is due, a batch when it is time, runs when all is
+        quiet.
+        """
+        before = self.metrics.last_batch
+        self._obey(committer)
+        self._list_what_is_due(committer, stop)
+        self._micro_batch(committer)
+        changed = self.metrics.last_batch != before
+        self._measure(committer)
         if triggers:
             if changed:
                 triggers.note_change()
             self._start_runs(triggers)
+        self._keep_up(stop)
 
-    def _list(self, committer: Committer, stop: threading.Event) -> bool:
+    def _obey(self, committer: Committer) -> None:
+        while (command := self._commands.next()) is not None:
+            log.info("asked for", extra={"action": command.action, "keys": len(command.keys)})
+            if command.action == "list":
+                self._relist[command.prefix] = time.monotonic()
+                continue
+            began = time.monotonic()
+            for batch in work_on_quarantine(command, committer, self._store, self._rule):
+                self._note(batch, Counts(), len(self._gathered), time.monotonic() - began)
+
+    def _list_what_is_due(self, committer: Committer, stop: threading.Event) -> None:
+        now = time.monotonic()
+        for folder in self._sources.lost():
+            # Its files may still be on their way.
+            self._relist.setdefault(folder + "/" if folder else "", now + self._config.ingest.settle_s)
+        if now >= self._next_listing:
+            self._relist = {"": now}
+        due = [prefix for prefix, at in self._relist.items() if at <= now]
+        for prefix in due if len(due) <= _MOST_FOLDERS else [""]:
+            self._list(committer, stop, prefix)
+        for prefix in due:
+            self._relist.pop(prefix, None)
+
+    def _list(self, committer: Committer, stop: threading.Event, prefix: str) -> None:
+        began = time.monotonic()
+        batch_began = began
+
+        def note(batch: Batch, counts: Counts, left: int) -> None:
+            nonlocal batch_began
+            self._note(batch, counts, left, time.monotonic() - batch_began)
+            batch_began = time.monotonic()
+
         done = reconcile(
             self._store,
             committer,
             self._rule,
+            prefix=prefix,
             batch_objects=self._config.ingest.batch_objects,
-            on_batch=_log_batch,
+            on_batch=note,
             stopping=stop.is_set,
-            hold=self._watch.is_moving if self._watch else lambda _key: False,
+            hold=self._sources.is_moving,
+            meanwhile=lambda: self._micro_batch(committer),
         )
-        self._next_listing = time.monotonic() + self._config.ingest.reconcile_s
-        return done.batches > 0
+        self.metrics.refused.inc(done.refused)
+        if not prefix:
+            self._next_listing = time.monotonic() + self._config.ingest.reconcile_s
+            self.metrics.listed.set(done.listed)
+            self.metrics.listing_seconds.set(time.monotonic() - began)
+        if done.left:
+            log.warning(
+                "objects wait", extra={"objects": len(done.left), "first": next(iter(done.left.values()))}
+            )
+            self._next_listing = min(self._next_listing, time.monotonic() + _LONGEST_PAUSE_S)
 
-    def _micro_batch(self, committer: Committer) -> bool:
-        """Gather what has come to rest; commit it when the batch is full or its time is up."""
-        if self._watch is None:
-            return False
+    def _micro_batch(self, committer: Committer) -> None:
+        """Gather what sources tell of; commit it when the batch is full or has waited long enough."""
         limit = self._config.ingest.batch_objects
-        present, absent = self._watch.take(limit - len(self._found) - len(self._gone))
-        for info in present:
-            self._found[info.key] = info
-            self._gone.discard(info.key)
-        for key in absent:
-            self._found.pop(key, None)
-            if (entry := committer.ledger.get(key)) and entry.state != "removed":
-                self._gone.add(key)
-        gathered = len(self._found) + len(self._gone)
-        if not gathered:
-            self._first_found = time.monotonic()
-            return False
-        if gathered < limit and time.monotonic() - self._first_found < self._config.ingest.batch_wait_s:
-            return False
-        events = committer.ledger.news(self._found.values(), self._rule, complete=False)
-        events += [committer.ledger.remove_event(key) for key in sorted(self._gone)]
+        self._gathered.gather(2 * limit)
+        due = self._gathered.due(limit)
+        # To wait for half as long as a batch takes makes batches larger where much arrives, and little later.
+        wait = min(self._config.ingest.batch_wait_s, self._last_batch_s / 2)
+        if not due or (len(due) < limit and time.monotonic() - min(w.since for w in due.values()) < wait):
+            return
+        found = [(key, waiting.info) for key, waiting in due.items() if waiting.looked]
+        found += look(self._store, (key for key, waiting in due.items() if not waiting.looked))
+        events = changes_of(committer, self._rule, found)
+        left = {}
         if events:
+            began = time.monotonic()
             batch = committer.plan(events)
-            _log_batch(batch, committer.run(batch), self._watch.pending())
-        # Only what has been committed is forgotten.
-        self._found.clear()
-        self._gone.clear()
-        return bool(events)
+            counts = committer.run(batch)
+            left = committer.left
+            self._last_batch_s = time.monotonic() - began
+            self._note(batch, counts, len(self._gathered) - len(due), self._last_batch_s)
+        for waited in self._gathered.done(due, left):
+            self.metrics.lag_seconds.observe(waited)
+
+    def _note(self, batch: Batch, counts: Counts, left: int, seconds: float) -> None:
+        self.metrics.note(batch, counts, seconds)
+        self._last_commit = time.monotonic()
+        self._batches_since_upkeep += 1
+        datasets = sorted({event.dataset for event in batch.events})
+        log.info(
+            "batch done",
+            extra={
+                "batch": batch.number,
+                "lane": batch.lane,
+                "events": len(batch.events),
+                "datasets": datasets[:20],
+                **vars(counts),
+                "seconds": round(seconds, 3),
+                "left": left,
+            },
+        )
+
+    def _measure(self, committer: Committer) -> None:
+        self.metrics.hints.set(self._gathered.taken)
+        self.metrics.oldest.set(self._gathered.oldest_s())
+        self.metrics.quarantined.set(committer.ledger.quarantined_count)
+        for source, pending in {**self._gathered.pending(), "gathered": len(self._gathered)}.items():
+            self.metrics.queue_depth.labels(source).set(pending)
 
     def _start_runs(self, triggers: Triggers) -> None:
         now = time.monotonic()
@@ -169,12 +299,15 @@ class Service:
             before, self._active_runs = self._active_runs, triggers.look_after()
             if self._active_runs < before:
                 triggers.note_change()
-        busy = self._found or self._gone or (self._watch and self._watch.pending())
-        if not busy and triggers.fire(now - self._last_commit):
+        if not self._busy() and triggers.fire(now - self._last_commit):
             self._active_runs = max(self._active_runs, 0) + 1
 
+    def _keep_up(self, stop: threading.Event) -> None:
+        """Compact when it is quiet, or when there was no quiet for long."""
+        quiet = not self._busy() and time.monotonic() - self._last_commit > _QUIET_S
+        if self._batches_since_upkeep and (quiet or self._batches_since_upkeep >= _BATCHES_WITHOUT_UPKEEP):
+            self._batches_since_upkeep = 0
+            maintain(self._lake, stopping=lambda: stop.is_set() or (quiet and self._busy()))
 
-def _log_batch(batch: Batch, counts: Counts, left: int) -> None:
-    log.info(
-        "batch done", extra={"batch": batch.number, "events": len(batch.events), **vars(counts), "left": left}
-    )
+    def _busy(self) -> bool:
+        return bool(len(self._gathered) or any(self._gathered.pending().values()))

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.derive import Derived, Settings, derive
-from ingest.events import DatasetRule, Entry, Event, Ledger
+from ingest.events import DatasetRule, Event
+from ingest.ledger import Entry, Ledger
 from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 
 LANE = "main"
 _CONFLICT_TRIES = 5
+_MOST_FAILURES = 3
+_LEFT = ("superseded", "unread")
+_ENDED = {"remove": "removed", "drop": "dropped"}
+_REPLACED = ("labels", "images", "annotations", "findings", "categories", "mentions")
 
 Parse = Callable[[Sequence[Event]], Parsed]
 """Reads and parses put events; in the service this spreads Ray tasks."""
@@ -75,7 +80,10 @@ class Committer:
         self._rule = rule
         self._settings = settings or Settings()
         self._lane = lane
-        self.ledger = Ledger.of(lake)
+        self.ledger = Ledger.of(lake, lane)
+        self.left: dict[str, str] = {}
+        """Keys of the last batch that were not worked on, with the reason; they are to be looked at again."""
+        self._failures: dict[str, int] = {}
 
     def unfinished(self) -> list[Batch]:
         """Batches that were planned and not done, from a process that was killed; oldest first."""
@@ -99,7 +107,7 @@ class Committer:
                 if attempt == _CONFLICT_TRIES:
                     raise
                 log.warning("batch=%d attempt=%d conflict=%s", batch.number, attempt, error)
-                self.ledger = Ledger.of(self._lake)
+                self.ledger = Ledger.of(self._lake, self._lane)
         raise AssertionError("unreachable")
 
     def _run(self, batch: Batch) -> Counts:
@@ -110,14 +118,16 @@ class Committer:
             counts = _counts_of_objects(commit)
             commit.finish(_row(batch, datetime.now(UTC), counts))
             return counts
-        parsed = self._parse([event for event in batch.events if event.action == "put"])
-        superseded = {o.event.key for o in parsed.outcomes if o.state == "superseded"}
-        events = [event for event in batch.events if event.key not in superseded]
-        removed = [event for event in events if event.action == "remove"]
+        # An attempt before this one may have written rows of what cannot be read at that version any more.
+        again = any(commit.has(name) for name in _REPLACED)
+        parsed = self._weighed(self._parse([event for event in batch.events if event.action == "put"]))
+        self.left = {o.event.key: o.error or o.state for o in parsed.outcomes if o.state in _LEFT}
+        events = [event for event in batch.events if event.key not in self.left]
+        removed = [event for event in events if event.action in ("remove", "drop")]
         derived = derive(commit, parsed, events, ledger=self.ledger, rule=self._rule, settings=self._settings)
         before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
         self._commit_tables(commit, parsed, derived)
-        objects = _objects(batch, parsed.outcomes, removed)
+        objects = _objects(batch, parsed.outcomes, removed, again=again)
         commit.append("objects", objects)
         counts = Counts(
             images=parsed.images.num_rows,
@@ -125,12 +135,27 @@ class Committer:
             annotations=derived.annotations.num_rows - before["annotations"],
             findings=derived.findings.num_rows - before["findings"],
             quarantined=sum(outcome.state == "quarantined" for outcome in parsed.outcomes),
-            removed=len(removed),
+            removed=sum(event.action == "remove" for event in removed),
         )
         commit.finish(_row(batch, datetime.now(UTC), counts))
         for row in objects.to_pylist():
             self.ledger.record(row["key"], Entry(row["version"], row["state"], row["dataset"], row["error"]))
         return counts
+
+    def _weighed(self, parsed: Parsed) -> Parsed:
+        """Quarantine what could not be read several times although the store answers; the rest has time."""
+        outcomes = []
+        for outcome in parsed.outcomes:
+            key = outcome.event.key
+            if outcome.state != "unread":
+                self._failures.pop(key, None)
+            elif outcome.blame:
+                self._failures[key] = self._failures.get(key, 0) + 1
+                if self._failures[key] >= _MOST_FAILURES:
+                    del self._failures[key]
+                    outcome = replace(outcome, state="quarantined")  # noqa: PLW2901
+            outcomes.append(outcome)
+        return replace(parsed, outcomes=tuple(outcomes))
 
     @staticmethod
     def _commit_tables(commit: LaneCommit, parsed: Parsed, derived: Derived) -> None:
@@ -174,9 +199,14 @@ def _counts_of_objects(commit: LaneCommit) -> Counts:
     )
 
 
-def _objects(batch: Batch, outcomes: Sequence[Outcome], removed: Sequence[Event]) -> pa.Table:
-    ended = [outcome for outcome in outcomes if outcome.state != "superseded"]
-    ended += [Outcome(event=event, state="removed") for event in removed]
+def _objects(batch: Batch, outcomes: Sequence[Outcome], removed: Sequence[Event], *, again: bool) -> pa.Table:
+    """The rows of the ledger. What an earlier attempt may have left rows of is on it as superseded, so that
+    whoever looks at the bucket finds the difference.
+    """
+    ended = [outcome for outcome in outcomes if outcome.state not in _LEFT]
+    ended += [Outcome(event=event, state=_ENDED[event.action]) for event in removed]
+    if again:
+        ended += [replace(outcome, state="superseded") for outcome in outcomes if outcome.state in _LEFT]
     now = datetime.now(UTC)
     return pa.Table.from_pylist(
         [

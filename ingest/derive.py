@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.alike import Gallery
-from ingest.events import DatasetRule, Event, Ledger
+from ingest.events import DatasetRule, Event
+from ingest.ledger import Ledger
 from ingest.parse import Parsed
 from quality.check import check_boxes
 from quality.rules import FILE_RULES
@@ -66,10 +67,11 @@ def derive(
     """
     replaced: Stems = defaultdict(set)
     for event in events:
-        replaced[event.dataset].add(event.key)
+        if event.action != "replay":
+            replaced[event.dataset].add(event.key)
     stored = _Stored(commit, replaced)
     stems = _touched(stored, parsed, events)
-    prefixes = {rule.of(event.key)[0]: rule.of(event.key)[1] for event in events}
+    prefixes = {event.dataset: rule.prefix_of(event) for event in events}
 
     categories = _frame(stored.categories(parsed.categories))
 
@@ -165,7 +167,8 @@ def _touched(stored: _Stored, parsed: Parsed, events: Sequence[Event]) -> Stems:
     """
     stems: Stems = defaultdict(set)
     for event in events:
-        stems[event.dataset].add(stem_of(without_extension(event.key)))
+        replay = event.action == "replay"
+        stems[event.dataset].add(event.key if replay else stem_of(without_extension(event.key)))
     for table in (parsed.images, parsed.mentions):
         for dataset, stem in zip(table["dataset"].to_pylist(), table["stem"].to_pylist(), strict=True):
             stems[dataset].add(stem)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ingest.events import DatasetRule, Event
 from quality.pictures import look_at
 from storage import schemas
-from storage.errors import StoreError, UnreadableError
+from storage.errors import StoreError, SupersededError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
 from transforms.formats.detect import plain_rows, read_label, read_label_parts
@@ -47,14 +47,15 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How reading one object ended. ``superseded``: it is no longer the version that was planned, or is
-    gone.
+    gone. ``unread``: the store did not give it; ``blame`` says that it answers for it otherwise.
     """
 
     event: Event
-    state: str  # done, quarantined, superseded
+    state: str  # done, quarantined, superseded, unread
     kind: str = "other"
     format: str = "other"
     error: str | None = None
+    blame: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,24 +128,50 @@ def _parse_object(store: ObjectStore, event: Event, rule: DatasetRule, limits: L
     planned = ObjectInfo(event.key, event.version, event.size_bytes)
     for attempt in range(_TRIES):
         try:
-            if store.head(event.key) != planned:
+            # On S3 every byte that is read is of the planned version, elsewhere one has to look.
+            if not store.is_s3 and store.head(event.key) != planned:
                 return _superseded(event)
-            parsed = _read(store, event, rule, limits)
+            parsed = _read(store, planned, event, rule, limits)
             # A file that was written to while we read it is not what was planned.
-            return parsed if store.head(event.key) == planned else _superseded(event)
-        except FileNotFoundError:
+            return parsed if store.is_s3 or store.head(event.key) == planned else _superseded(event)
+        except (FileNotFoundError, SupersededError):
             return _superseded(event)
-        except UnreadableError as error:
-            if store.head(event.key) != planned:
-                return _superseded(event)
-            return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=error.message),))
         except MemoryError:
             return _quarantined(event, f"{event.key}: {event.size_bytes} bytes do not fit into memory")
-        except (StoreError, OSError) as error:
+        except (UnreadableError, StoreError, OSError) as error:
+            cause = _trouble_of_the_store(error)
+            if isinstance(cause, SupersededError | FileNotFoundError):
+                return _superseded(event)
+            if cause is None:
+                if not store.is_s3 and store.head(event.key) != planned:
+                    return _superseded(event)
+                return _quarantined(event, str(error))
             if attempt == _TRIES - 1:
-                return _quarantined(event, f"{event.key}: cannot be read after {_TRIES} tries: {error}")
+                return _unread(store, planned, event, cause)
             time.sleep(0.1 * 4**attempt)
     raise AssertionError("unreachable")
+
+
+def _trouble_of_the_store(error: BaseException | None) -> BaseException | None:
+    """What the store said, where that is behind an error: decoders call bytes broken that never came."""
+    while error is not None:
+        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno is not None):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _unread(store: ObjectStore, planned: ObjectInfo, event: Event, cause: BaseException) -> Parsed:
+    try:
+        there = store.head(event.key)
+    except (StoreError, OSError):
+        there, answers = None, False
+    else:
+        answers = True
+    if answers and there != planned:
+        return _superseded(event)
+    reason = f"{event.key}: cannot be read after {_TRIES} tries: {cause}"
+    return Parsed(outcomes=(Outcome(event=event, state="unread", error=reason, blame=answers),))
 
 
 def _superseded(event: Event) -> Parsed:
@@ -155,10 +182,12 @@ def _quarantined(event: Event, reason: str) -> Parsed:
     return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
 
 
-def _read(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed | _Simple:
+def _read(
+    store: ObjectStore, planned: ObjectInfo, event: Event, rule: DatasetRule, limits: Limits
+) -> Parsed | _Simple:
     dataset, prefix = rule.of(event.key)
     path = dataset_path(event.key, prefix)
-    with store.open(event.key) as file:
+    with store.open(event.key, planned) as file:
         head = file.read(_HEAD_BYTES)
         if is_image(head) and _MASK_FOLDER.search(path):
             return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))

@@ -1,16 +1,25 @@
-"""One pass over a bucket: list it, compare with the ledger, run what is new."""
+"""One pass over a bucket: list it piece by piece, compare with the ledger, run what is new."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ingest.batch import Batch, Committer, Counts
-from ingest.events import DatasetRule, Event
-from storage.object_store import ObjectStore
+from ingest.events import DatasetRule, Event, work_order
+from ingest.ledger import Comparison
+from storage.object_store import ObjectInfo, ObjectStore, is_object_key, refused_because
+
+log = logging.getLogger(__name__)
 
 _ROUNDS = 3
+_PIECE = 20_000
+_MOST_HELD = 100_000
+_LOOKERS = 16
+_MOST_REFUSALS_SAID = 20
 
 
 @dataclass(kw_only=True)
@@ -20,6 +29,11 @@ class Pass:
     batches: int = 0
     counts: Counts = field(default_factory=Counts)
     seconds: float = 0.0
+    listed: int = 0
+    refused: int = 0
+    """Objects whose names are never opened: control characters, ``..``, absurd length."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Keys that could not be worked on, with the reason: the next pass takes them."""
 
 
 def reconcile(
@@ -27,37 +41,86 @@ def reconcile(
     committer: Committer,
     rule: DatasetRule,
     *,
+    prefix: str = "",
     batch_objects: int = 2_000,
     on_plan: Callable[[int], None] = lambda _events: None,
     on_batch: Callable[[Batch, Counts, int], None] = lambda _batch, _counts, _left: None,
     stopping: Callable[[], bool] = lambda: False,
     hold: Callable[[str], bool] = lambda _key: False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Pass:
-    """Finish what was left unfinished, then bring the lake up to date with the bucket.
+    """Finish what was left unfinished, then bring the lake up to date with the bucket, or with what lies
+    below ``prefix`` in it.
 
-    Objects that change while they are read are listed again, a few times; the next pass takes what still
-    moves. Keys that ``hold`` names are left for later. ``on_plan`` hears how many events a listing gave,
-    ``on_batch`` of each batch and of the number of events left; ``stopping`` ends the pass between two
-    batches.
+    The listing is compared in pieces, so that memory is bounded by the ledger and by what is new. Objects
+    that change while they are read are looked at again, a few times; the next pass takes what still moves.
+    Keys that ``hold`` names are left for later. ``on_plan`` hears of events as they are found, ``on_batch``
+    of each batch and of the number of events that wait; ``stopping`` ends the pass between two batches,
+    ``meanwhile`` is called between two pieces.
     """
     began = time.monotonic()
     done = Pass()
-    for batch in committer.unfinished():
-        _count(done, committer.run(batch), batch, 0, on_batch)
-    for _ in range(_ROUNDS):
-        events = [event for event in committer.ledger.news(store.list(), rule) if not hold(event.key)]
-        if not events or stopping():
-            break
-        on_plan(len(events))
+
+    def run(events: Sequence[Event]) -> None:
         left = len(events)
-        for chunk in cut(events, batch_objects):
+        on_plan(left)
+        for chunk in cut(sorted(events, key=work_order), batch_objects):
             if stopping():
-                break
+                return
             batch = committer.plan(chunk)
+            counts = committer.run(batch)
             left -= len(chunk)
-            _count(done, committer.run(batch), batch, left, on_batch)
+            done.batches += 1
+            done.counts = done.counts + counts
+            done.left.update(committer.left)
+            on_batch(batch, counts, left)
+
+    for batch in committer.unfinished():
+        counts = committer.run(batch)
+        done.batches += 1
+        done.counts = done.counts + counts
+        on_batch(batch, counts, 0)
+    for events in _news(store, committer, rule, prefix, hold, done, meanwhile):
+        run(events)
+        if stopping():
+            break
+    for _ in range(_ROUNDS - 1):
+        if not done.left or stopping():
+            break
+        keys, done.left = list(done.left), {}
+        run(changes(store, committer, rule, keys))
     done.seconds = time.monotonic() - began
     return done
+
+
+def changes(store: ObjectStore, committer: Committer, rule: DatasetRule, keys: Iterable[str]) -> list[Event]:
+    """The events of some keys, each looked at as it is now."""
+    return changes_of(committer, rule, look(store, keys))
+
+
+def changes_of(
+    committer: Committer, rule: DatasetRule, found: Iterable[tuple[str, ObjectInfo | None]]
+) -> list[Event]:
+    """The events of keys with the objects that are there."""
+    found = list(found)
+    ledger = committer.ledger
+    events = ledger.news([info for _, info in found if info is not None], rule, complete=False)
+    for key, info in found:
+        if info is None and (entry := ledger.get(key)) is not None and entry.state != "removed":
+            events.append(ledger.remove_event(key))
+    return events
+
+
+def look(store: ObjectStore, keys: Iterable[str]) -> list[tuple[str, ObjectInfo | None]]:
+    """Every key with its object as it is now, or None; several are asked for at once.
+
+    Raises StoreError where the store does not answer. Keys that are no objects are left out.
+    """
+    wanted = [key for key in dict.fromkeys(keys) if is_object_key(key)]
+    if store.is_directory or len(wanted) < 2:
+        return [(key, store.head(key)) for key in wanted]
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        return list(zip(wanted, pool.map(store.head, wanted), strict=True))
 
 
 def cut(events: Sequence[Event], batch_objects: int) -> list[list[Event]]:
@@ -65,9 +128,50 @@ def cut(events: Sequence[Event], batch_objects: int) -> list[list[Event]]:
     return [list(events[i : i + batch_objects]) for i in range(0, len(events), batch_objects)]
 
 
-def _count(
-    done: Pass, counts: Counts, batch: Batch, left: int, on_batch: Callable[[Batch, Counts, int], None]
-) -> None:
-    done.batches += 1
-    done.counts = done.counts + counts
-    on_batch(batch, counts, left)
+def _news(
+    store: ObjectStore,
+    committer: Committer,
+    rule: DatasetRule,
+    prefix: str,
+    hold: Callable[[str], bool],
+    done: Pass,
+    meanwhile: Callable[[], None],
+) -> Iterator[list[Event]]:
+    """What a listing brings, many events at a time; what is gone is known at its end."""
+    store.require()
+    comparison = Comparison(committer.ledger, rule, prefix)
+    held: list[Event] = []
+    for piece in _pieces(store.list_all(prefix), done):
+        held += [event for event in comparison.news(piece) if not hold(event.key)]
+        meanwhile()
+        if len(held) >= _MOST_HELD:
+            yield held
+            held = []
+    store.require()
+    if committer.ledger is not comparison.ledger:
+        # Another writer came between, and the ledger was read anew: the listing knows less than it does.
+        yield held
+        return
+    for event in comparison.gone():
+        if not hold(event.key):
+            held.append(event)
+        if len(held) >= _MOST_HELD:
+            yield held
+            held = []
+    yield held
+
+
+def _pieces(found: Iterable[ObjectInfo], done: Pass) -> Iterator[list[ObjectInfo]]:
+    piece: list[ObjectInfo] = []
+    for info in found:
+        done.listed += 1
+        if is_object_key(info.key):
+            piece.append(info)
+            if len(piece) >= _PIECE:
+                yield piece
+                piece = []
+        elif why := refused_because(info.key):
+            done.refused += 1
+            if done.refused <= _MOST_REFUSALS_SAID:
+                log.warning("name refused", extra={"key": ascii(info.key)[:200], "why": why})
+    yield piece

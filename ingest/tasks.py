@@ -70,11 +70,15 @@ class RayParser:
         limits: Limits | None = None,
         *,
         in_flight: int | None = None,
+        cpus: float = 1.0,
+        memory_bytes: int | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._rule = rule
         self._store = store
-        self._task = ray.remote(max_retries=0)(parse_objects)
+        # Ray starts no more than fit: what a task asks for bounds what is in memory at once.
+        asked: dict[str, Any] = {"num_cpus": cpus, "memory": memory_bytes, "max_retries": 0}
+        self._task = ray.remote(**{k: v for k, v in asked.items() if v is not None})(parse_objects)
         self._in_flight = in_flight or 2 * _cluster_cpus()
 
     def __call__(self, events: Sequence[Event]) -> Parsed:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -28,8 +28,7 @@ _NOT_OBJECTS = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
 _MAX_KEY_BYTES = 1024  # S3's own limit
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """One object as the store lists it. ``version`` changes whenever the content may have changed."""
 
     key: str

@@ -78,6 +78,13 @@ class S3Objects:
             if found is None:
                 raise FileNotFoundError(key)
             _, etag, size = found
+        elif size == 0:
+            # Of nothing no range can be asked for, which would tell whether it is still this nothing.
+            found = self.head(key)
+            if found is None or found[1] != etag:
+                raise SupersededError(
+                    f"s3://{self._bucket}/{self._prefix}{key}: another version is there now"
+                )
         return RangedFile(self, key, etag, size)
 
     def read_range(self, key: str, etag: str, start: int, end: int) -> bytes:

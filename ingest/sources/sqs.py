@@ -43,7 +43,7 @@ class SqsSource:
     """Hints from one queue.
 
     A message is invisible to others while it is worked on: its visibility is extended for as long as it is in
-    hand. A message that was received ``most_receives`` times without ending in a commit, or that is no
+    hand. A message that comes more than ``most_receives`` times without ending in a commit, or that is no
     notification, goes to the queue ``dead_letters``. Without one it is left to the queue's own redrive
     policy; where there is none either, it is logged and deleted, and listing finds what it spoke of.
     """
@@ -115,18 +115,18 @@ class SqsSource:
         self._delete(done)
 
     def give_back(self, receipts: Iterable[Hashable], reason: str) -> None:
-        """Let messages come again when their time is up; those that came too often go to the dead letters."""
+        """Let messages come again soon, to us or to others."""
         returned: list[_Message] = []
         with self._lock:
             for identity, _ in cast("Iterable[_Receipt]", receipts):
                 message = self._messages.pop(identity, None)
                 if message is not None:
                     returned.append(message)
-        spent = [message for message in returned if message.receives >= self._most_receives]
-        self._bury(spent, reason)
+            gone = {message.id for message in returned}
+            self._waiting = [hint for hint in self._waiting if cast("_Receipt", hint.receipt)[0] not in gone]
         for message in returned:
-            if message.receives < self._most_receives:
-                self._show_again(message)
+            log.info("message given back", extra={"message_id": message.id, "why": reason})
+            self._show_again(message)
 
     def pending(self) -> int:
         """Hints that were received and not taken."""
@@ -174,6 +174,9 @@ class SqsSource:
             invisible_until=time.monotonic() + self._visibility_s,
             receives=int(raw.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
         )
+        if message.receives > self._most_receives:
+            self._bury([message], f"received {message.receives} times without a commit")
+            return
         try:
             notices = read_notification(message.body, source=f"message {message.id}")
         except UnreadableError as error:
@@ -228,7 +231,7 @@ class SqsSource:
 
     def _show_again(self, message: _Message) -> None:
         """Let a message come again sooner than its time, and later each time."""
-        pause = min(2**message.receives, self._visibility_s)
+        pause = min(2 ** min(message.receives - 1, 16), self._visibility_s)
         try:
             self._client.change_message_visibility(
                 QueueUrl=self._queue, ReceiptHandle=message.receipt, VisibilityTimeout=pause

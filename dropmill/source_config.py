@@ -1,0 +1,87 @@
+"""The parts of ``dropmill.yaml`` that say where events come from, and who may ask the service what.
+
+No secret stands in it: credentials come from the usual chain of AWS, tokens from environment variables that
+are named here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.errors import ConfigError
+from storage.s3_options import s3_options
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class AccessConfig(_Strict):
+    """How an object store is reached; what is not given comes from environment, profile or role."""
+
+    endpoint_url: str | None = None
+    """Of MinIO and its likes; none is AWS itself."""
+    region: str | None = None
+    profile: str | None = None
+    """A profile of ``~/.aws``; none takes the usual chain."""
+
+    def options(self) -> dict[str, Any]:
+        """The options, as :mod:`storage.s3_options` has them."""
+        return s3_options(endpoint_url=self.endpoint_url, region=self.region, profile=self.profile)
+
+
+class SqsConfig(_Strict):
+    """A queue that the bucket notifies, directly, through SNS or through EventBridge."""
+
+    queue_url: str
+    dead_letter_url: str | None = None
+    """Where messages go that cannot be worked on; none leaves them to the queue's redrive policy."""
+    most_receives: int = Field(default=5, ge=1, le=1_000)
+    """A message that came so often without a commit is a dead letter."""
+    visibility_s: int = Field(default=120, ge=10, le=43_200)
+    """For so long a message is invisible to others; extended while it is worked on."""
+    poll_s: int = Field(default=20, ge=0, le=20)
+    """How long a request waits for messages."""
+    access: AccessConfig = AccessConfig()
+
+
+class WebhookConfig(_Strict):
+    """Notifications by HTTP POST to ``/events``."""
+
+    secret_env: str = "DROPMILL_WEBHOOK_SECRET"  # noqa: S105
+    """The environment variable that holds the shared secret."""
+    spool: Path = Path("dropmill-spool")
+    """The folder where notifications are noted before they are accepted; on a disk of this machine."""
+
+
+class SourcesConfig(_Strict):
+    """Where hints come from beside listing, which always is."""
+
+    sqs: SqsConfig | None = None
+    webhook: WebhookConfig | None = None
+    poll_s: float | None = Field(default=None, gt=0)
+    """A folder is looked through at this interval, where nobody tells of changes (network mounts)."""
+
+
+class HttpConfig(_Strict):
+    """The service's HTTP side: health, metrics, webhook."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """None: no HTTP. 0: any free port, which the log names."""
+    token_env: str = "DROPMILL_TOKEN"  # noqa: S105
+    """The environment variable with the token for what changes state; without one, that is refused."""
+    max_body_bytes: int = Field(default=1_000_000, ge=1_000, le=100_000_000)
+    """Larger requests are refused unread."""
+
+
+def secret_of(variable: str, use: str) -> str:
+    """The secret that an environment variable holds. Raises ConfigError where it is unset or empty."""
+    secret = os.environ.get(variable, "").strip()
+    if not secret:
+        raise ConfigError(f"{use}: the environment variable {variable} is not set; put the secret in it")
+    return secret
