@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dropmill.cli.analytics import analytics
+from dropmill.cli.augmentation import augmentation
 from dropmill.cli.expectations import expectations
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
@@ -27,10 +28,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="End with one line 
 
 @click.group("dataset")
 def command() -> None:
-    """Convert, merge and slice labels; specs of TAO's data services load as they are."""
+    """Convert, merge, slice, check and augment; specs of TAO's data services load as they are."""
 
 
 command.add_command(analytics)
+command.add_command(augmentation)
 command.add_command(expectations)
 
 
