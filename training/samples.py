@@ -25,7 +25,7 @@ class Sample:
     ``boxes [n, 4]`` float64 are corners (xmin, ymin, xmax, ymax) in absolute pixels of the image as shown,
     EXIF orientation applied, of ``width`` x ``height`` pixels; ``ignore [n]`` marks what is neither to be
     found nor to be blamed. ``uri`` is a local path or any fsspec URL; ``split`` is train, val, test, trainval
-    or None.
+    or None. ``weight`` multiplies the cost of the sample in training.
     """
 
     id: str
@@ -36,6 +36,7 @@ class Sample:
     boxes: NDArray[np.float64]
     categories: tuple[str, ...]
     ignore: NDArray[np.bool_]
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         n = len(self.categories)
@@ -54,7 +55,12 @@ def load_image(sample: Sample) -> NDArray[np.uint8]:
 
     Raises ``UnreadableError`` for what is not a whole image of at most 200 million pixels and 256 MiB.
     """
-    return decode_image(_read(sample.uri), sample.uri)
+    return read_image(sample.uri)
+
+
+def read_image(uri: str) -> NDArray[np.uint8]:
+    """``load_image`` for a local path or any fsspec URL."""
+    return decode_image(_read(uri), uri)
 
 
 def decode_image(data: bytes, path: str) -> NDArray[np.uint8]:

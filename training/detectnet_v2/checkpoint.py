@@ -21,6 +21,7 @@ from torch import Tensor
 from storage.errors import TrainingError
 from training.detectnet_v2.channels import fit_channels, layer_widths
 from training.detectnet_v2.model import DetectNetV2, build_model
+from training.detectnet_v2.qat import is_quantised, prepare_qat
 from training.detectnet_v2.spec import TrainSpec, parse_spec, spec_text
 
 _FORMAT = "dropmill.detectnet_v2"
@@ -34,6 +35,8 @@ class Checkpoint:
     spec: TrainSpec
     widths: Mapping[str, int]
     weights: Mapping[str, Tensor]
+    quantised: bool = False
+    """Made by quantisation-aware training."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,6 +55,7 @@ def save_checkpoint(
         "version": _VERSION,
         "spec": spec_text(spec),
         "widths": layer_widths(model),
+        "quantised": is_quantised(model),
         "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
@@ -84,6 +88,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         spec=parse_spec(content["spec"], f"{path}:spec"),
         widths=content["widths"],
         weights=content["weights"],
+        quantised=content.get("quantised") is True,
         metrics=content["metrics"],
         training=content["training"],
     )
@@ -104,6 +109,8 @@ def restored(checkpoint: Checkpoint, path: str | Path) -> DetectNetV2:
     """The network that a checkpoint was made of, with its weights and, where pruned, its widths."""
     model = build_model(checkpoint.spec)
     fit_channels(model, checkpoint.weights, channels=model.channels)
+    if checkpoint.quantised:
+        prepare_qat(model)
     restore_weights(model, checkpoint, path)
     return model
 

@@ -7,7 +7,7 @@ if small. 2. Augmentation for training. 3. Boxes through the same maps, ``raster
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -136,6 +136,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Targets]]):
             seen[:, 3] - seen[:, 1] >= config.min_bbox_height
         )
         targets = rasterise(boxes[large], self._classes[index][large], sample.ignore[large], spec)
+        if sample.weight != 1:
+            targets = replace(targets, weight=targets.weight * np.float32(sample.weight))
         return input_tensor(pixels), targets
 
     def _placed(self, index: int) -> NDArray[np.uint8]:
@@ -158,6 +160,25 @@ class DetectionDataset(Dataset[tuple[Tensor, Targets]]):
                 "dataset_config.target_class_mapping)",
                 found=found,
             )
+
+
+def check_classes(spec: TrainSpec, train: Sequence[Sample], val: Sequence[Sample]) -> None:
+    """``TrainingError`` where a class of the spec has no object in ``train`` or ``val``: it would be trained
+    to an average precision of 0 in silence. The message has the classes that there are.
+    """
+    mapping = dict(spec.dataset_config.target_class_mapping)
+    present = sorted({name for sample in (*train, *val) for name in sample.categories})
+    reached = set(class_indices(present, spec.classes, mapping).tolist())
+    empty = [name for index, name in enumerate(spec.classes) if index not in reached]
+    if empty:
+        sources = [source for source, target in mapping.items() if target in empty]
+        said = f"mapped from {', '.join(sources)}" if sources else "not mapped from anything"
+        raise TrainingError(
+            f"no object of {', '.join(empty)} ({said if mapping else 'no target_class_mapping'}); the labels "
+            f"have the classes {', '.join(present) or 'none at all'}; mend target_class_mapping or "
+            "target_classes",
+            found=present,
+        )
 
 
 class EpochOrder(Sampler[int]):

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.detectnet_v2.dataset import input_tensor, place_pixels, placement
+from training.detectnet_v2.grid import Grid
 from training.detectnet_v2.model import DetectNetV2
-from training.detectnet_v2.postprocess import cluster
+from training.detectnet_v2.postprocess import ConfidenceModel, cluster
 from training.detectnet_v2.spec import ClusteringConfig, Preprocessing, TrainSpec
 from training.evaluation.detections import Detections
 from training.samples import Sample, load_image
@@ -54,15 +55,17 @@ def detect_samples(
 
 
 def outputs_to_detections(
-    model: DetectNetV2,
+    grid: Grid,
     cov: Tensor,
     bbox: Tensor,
     sizes: Sequence[tuple[int, int]],
     configs: Mapping[str, ClusteringConfig],
     config: Preprocessing,
+    *,
+    confidence: ConfidenceModel | Mapping[str, str] = "aggregate_cov",
 ) -> list[Detections]:
     """Outputs ``cov [B, K, h, w]`` and ``bbox [B, 4K, h, w]`` to detections in images of ``sizes`` (width,
-    height).
+    height). ``confidence`` is the confidence model, of all classes or by class.
     """
     covs, boxes = cov.float().cpu().numpy(), bbox.float().cpu().numpy()
     results = []
@@ -71,12 +74,13 @@ def outputs_to_detections(
             image_cov,
             image_bbox,
             configs=configs,
-            classes=model.classes,
-            stride=model.stride,
-            scale=model.scale,
-            offset=model.offset,
+            classes=grid.classes,
+            stride=grid.stride,
+            scale=grid.scale,
+            offset=grid.offset,
             width=config.output_image_width,
             height=config.output_image_height,
+            confidence_model=confidence,
         )
         corners = placement(width, height, config).backward(found.boxes)
         corners = corners.clip(0, np.array([width, height, width, height], dtype=np.float64))

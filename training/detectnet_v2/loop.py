@@ -40,8 +40,10 @@ from training.detectnet_v2.infer import scale_inputs
 from training.detectnet_v2.model import freeze, parameter_counts, warm_averages
 from training.detectnet_v2.precision import Precision, autocast, choose_precision, cost_scaler
 from training.detectnet_v2.pretrained import initial_model
-from training.detectnet_v2.schedule import learning_rate
+from training.detectnet_v2.qat import prepare_qat
+from training.detectnet_v2.schedule import EarlyStopping
 from training.detectnet_v2.spec import TrainSpec
+from training.detectnet_v2.visualise import Visualiser
 from training.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,19 @@ class EpochReport:
     epoch: int
     metrics: Mapping[str, float]
     checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """After a step (counted from 1 in its epoch), in the first process only."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    cost: float
+    images_per_second: float
+    """Of all processes, since the epoch began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +111,7 @@ def fit(
     *,
     distributed: Distributed | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
     resume: bool = True,
     device: torch.device | str | None = None,
     workers: int = 0,
@@ -111,13 +127,14 @@ def fit(
     if resume:
         run.resume()
     history: list[Mapping[str, float]] = []
-    while run.epoch < spec.training_config.num_epochs:
+    while not run.over():
         started = time.monotonic()
-        metrics = run.train_epoch()
+        metrics = run.train_epoch(on_step)
         run.epoch += 1
         if run.validation_is_due():
             metrics |= run.validate()
         metrics["seconds"] = time.monotonic() - started
+        run.note(metrics)
         history.append(metrics)
         checkpoint = run.save(metrics)
         if on_epoch is not None:
@@ -154,6 +171,8 @@ class _Run:
             pin_memory=self._device.type == "cuda",
         )
         self.model = initial_model(spec).to(self._device).to(memory_format=torch.channels_last)
+        if spec.training_config.enable_qat:
+            prepare_qat(self.model)
         freeze(self.model, spec.model_config.freeze_blocks, batch_norm=spec.model_config.freeze_bn)
         self._parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
         adam = spec.training_config.optimizer.adam
@@ -170,38 +189,51 @@ class _Run:
         self._fingerprint = _fingerprint(train, place.world)
         self._steps = len(self._loader)
         self._best: float | None = None
+        self._stopping = EarlyStopping(spec)
+        self._visualiser: Visualiser | None = Visualiser(spec, results_dir) if place.rank == 0 else None
         self._last_metrics: dict[str, float] = {}
         self.epoch = 0  # epochs done
         if place.rank == 0:
             trainable, fixed = parameter_counts(self.model)
             logger.info("model total=%d trainable=%d non_trainable=%d", trainable + fixed, trainable, fixed)
             logger.info("data train=%d val=%d precision=%s", len(train), len(val), self._precision)
-        if spec.training_config.enable_qat:
-            logger.warning("enable_qat: trained in %s; int8 ranges are calibrated at export", self._precision)
 
-    def train_epoch(self) -> dict[str, float]:
+    def train_epoch(self, on_step: Callable[[StepReport], None] | None = None) -> dict[str, float]:
         """One pass over the samples of this process."""
-        config = self._spec.training_config
         self.model.train()
         freeze(
             self.model, self._spec.model_config.freeze_blocks, batch_norm=self._spec.model_config.freeze_bn
         )
         self._data.epoch = self._order.epoch = self.epoch
         epoch_costs = torch.zeros(len(self._spec.classes), 2, device=self._device)
-        rate = total = 0.0
+        rate = total = waited = 0.0
+        images = 0
+        began = asked = time.monotonic()
         for step, (pixels, target) in enumerate(self._loader):
-            progress = (self.epoch * self._steps + step) / (config.num_epochs * self._steps)
-            rate = learning_rate(progress, config.learning_rate.soft_start_annealing_schedule)
+            waited += time.monotonic() - asked
+            rate = self._stopping.rate(self.epoch + step / self._steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             warm_averages(self.model)
             costs, cost = self._step(pixels, target)
             epoch_costs += costs
             total += cost
+            images += len(pixels) * self._place.world
+            asked = time.monotonic()
+            speed = images / (asked - began)
+            if self._visualiser is not None:
+                number = self.epoch * self._steps + step
+                self._visualiser.step(
+                    number, {"cost": cost, "learning_rate": rate, "images_per_second": speed}
+                )
+                if on_step is not None:
+                    on_step(self._report(step + 1, cost, speed))
+        seconds = time.monotonic() - began
         if self._place.world > 1:
             dist.all_reduce(epoch_costs)
         means = (epoch_costs / self._steps / self._place.world).cpu()
         metrics = {"epoch": float(self.epoch + 1), "cost": total / self._steps, "learning_rate": rate}
+        metrics |= {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
         for name, (cov, bbox) in zip(self._spec.classes, means.tolist(), strict=True):
             metrics |= {f"cost_cov/{name}": cov, f"cost_bbox/{name}": bbox}
         self._weights.update(epoch_costs)
@@ -233,19 +265,46 @@ class _Run:
         config = self._spec.evaluation_config
         since = self.epoch - config.first_validation_epoch
         period = config.validation_period_during_training
-        last = self.epoch == self._spec.training_config.num_epochs
+        last = self.over()
         return bool(self._val) and (last or (since >= 0 and since % period == 0))
+
+    def over(self) -> bool:
+        """Whether there is no further epoch."""
+        return self._stopping.over(self.epoch)
+
+    def note(self, metrics: dict[str, float]) -> None:
+        """Let early stopping and the visualiser know how an epoch went."""
+        self._stopping.look(self.epoch, map50=metrics.get("val_map50"), cost=metrics.get("val_cost"))
+        if self._visualiser is None:
+            return
+        self._visualiser.epoch(self.epoch, metrics)
+        if self._visualiser.wants_pictures(self.epoch):
+            data = self._val_data if self._val else self._data
+            pixels = [data[index][0] for index in range(min(len(data), 8))]
+            self.model.eval()
+            self._visualiser.pictures(self.epoch, self.model, torch.stack(pixels))
+
+    def _report(self, step: int, cost: float, speed: float) -> StepReport:
+        return StepReport(
+            epoch=self.epoch + 1,
+            epochs=self._spec.training_config.num_epochs,
+            step=step,
+            steps=self._steps,
+            cost=cost,
+            images_per_second=speed,
+        )
 
     def validate(self) -> dict[str, float]:
         """The same metrics in every process, each having looked at its share of the samples."""
+        self.model.eval()
         outputs = validate.run(
-            self.model,
+            self._predict,
             self._val,
             self._val_data,
             self._spec,
+            grid=self.model,
             rank=self._place.rank,
             world=self._place.world,
-            autocast=self._autocast,
         )
         if self._place.world > 1:
             parts: list[Any] = [None] * self._place.world
@@ -254,6 +313,11 @@ class _Run:
             for part in parts[1:]:
                 outputs.merge(part)
         return validate.metrics_of(outputs, self._spec, self._weights)
+
+    def _predict(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), self._autocast:
+            cov, bbox = self.model(scale_inputs(pixels.to(self._device)))
+        return cov, bbox
 
     def save(self, metrics: dict[str, float]) -> Path | None:
         """Write what is due after an epoch; the path of the checkpoint, if one was due."""
@@ -273,7 +337,7 @@ class _Run:
         if better:
             save_checkpoint(self._dir / "weights" / "best.pt", self.model, self._spec, metrics=metrics)
         interval = self._spec.training_config.checkpoint_interval or _DEFAULT_CHECKPOINT_INTERVAL
-        if self.epoch % interval and self.epoch != self._spec.training_config.num_epochs:
+        if self.epoch % interval and not self.over():
             return None
         path = self._dir / "checkpoints" / f"epoch-{self.epoch:05d}.pt"
         save_checkpoint(path, self.model, self._spec, metrics=metrics, training=self._state())
@@ -285,6 +349,7 @@ class _Run:
         return {
             "epoch": self.epoch,
             "best": self._best,
+            "stopping": self._stopping.state(),
             "fingerprint": self._fingerprint,
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -312,6 +377,7 @@ class _Run:
             self._scaler.load_state_dict(state["scaler"])
             self._weights.weights = state["objective_weights"]
             self._best = state["best"]
+            self._stopping.restore(state["stopping"])
             self.epoch = int(state["epoch"])
         except (KeyError, ValueError, TypeError) as error:
             raise TrainingError(f"{path}: not a whole checkpoint: {type(error).__name__}: {error}") from None
@@ -321,6 +387,8 @@ class _Run:
 
     def finish(self, history: Sequence[Mapping[str, float]]) -> FitResult:
         """Write the last weights and say what came out."""
+        if self._visualiser is not None:
+            self._visualiser.close()
         model_path, best_path = self._dir / "weights" / "model.pt", self._dir / "weights" / "best.pt"
         if self._place.rank == 0:
             save_checkpoint(model_path, self.model, self._spec, metrics=self._last_metrics)

@@ -38,15 +38,15 @@ def cluster(
     width: float,
     height: float,
     classes: Sequence[str] | None = None,
-    confidence_model: ConfidenceModel = "aggregate_cov",
+    confidence_model: ConfidenceModel | Mapping[str, str] = "aggregate_cov",
 ) -> Detections:
     """The detections in one image, best first, from cov (C, h, w) and bbox (4C, h, w).
 
     Channel c belongs to the c-th key of ``configs``, or to ``classes[c]`` where given; a class that
     ``configs`` lacks then takes its entry ``default``. bbox holds left, top, right, bottom of each class in
     turn, as the rasteriser draws them. Boxes are corners in pixels of the network's input, clipped to
-    ``width`` and ``height``. ``mean_cov`` makes the confidence of a cluster the mean coverage of its cells
-    instead of their sum.
+    ``width`` and ``height``. ``mean_cov`` (for all, or by class) makes the confidence of a cluster the mean
+    coverage of its cells instead of their sum.
 
     Raises :class:`TrainingError` for shapes that do not belong together and for numbers that are not finite,
     :class:`ConfigError` for a class without a clustering configuration.
@@ -70,7 +70,8 @@ def cluster(
             width=width,
             height=height,
         )
-        boxes, scores = _join(boxes, coverage, config, confidence_model)
+        model = confidence_model if isinstance(confidence_model, str) else confidence_model.get(name)
+        boxes, scores = _join(boxes, coverage, config, mean=model == "mean_cov")
         all_boxes.append(boxes)
         all_scores.append(scores)
         categories += [name] * len(scores)
@@ -141,9 +142,7 @@ def nms(boxes: Floats, scores: Floats, *, iou: float) -> Integers:
     return np.array(kept, dtype=np.int64)
 
 
-def _join(
-    boxes: Floats, coverage: Floats, config: ClusteringConfig, confidence_model: ConfidenceModel
-) -> tuple[Floats, Floats]:
+def _join(boxes: Floats, coverage: Floats, config: ClusteringConfig, *, mean: bool) -> tuple[Floats, Floats]:
     """Candidates of one class to boxes with their confidence."""
     if config.clustering_algorithm is ClusteringAlgorithm.NMS:
         return _suppress(boxes, coverage, config)
@@ -151,14 +150,16 @@ def _join(
     members = np.flatnonzero(member_of >= 0)
     of, weight = member_of[members], coverage[members]
     total = np.bincount(of, weight).astype(np.float64)
-    confidence = total / np.bincount(of) if confidence_model == "mean_cov" else total
+    confidence = total / np.bincount(of) if mean else total
     sure = confidence >= config.dbscan_confidence_threshold
     if config.clustering_algorithm is ClusteringAlgorithm.HYBRID:
         chosen = members[sure[of]]
         return _suppress(boxes[chosen], coverage[chosen], config)
-    mean = np.stack([np.bincount(of, weight * boxes[members, i]) for i in range(4)], axis=1) / total[:, None]
-    keep = sure & (mean[:, 3] - mean[:, 1] > config.minimum_bounding_box_height)
-    return mean[keep], confidence[keep]
+    averaged = (
+        np.stack([np.bincount(of, weight * boxes[members, i]) for i in range(4)], axis=1) / total[:, None]
+    )
+    keep = sure & (averaged[:, 3] - averaged[:, 1] > config.minimum_bounding_box_height)
+    return averaged[keep], confidence[keep]
 
 
 def _suppress(boxes: Floats, coverage: Floats, config: ClusteringConfig) -> tuple[Floats, Floats]:

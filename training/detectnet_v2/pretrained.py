@@ -141,6 +141,8 @@ def _take_graph(model: DetectNetV2, checkpoint: Checkpoint, spec: TrainSpec, pat
                 torch.nn.init.xavier_uniform_(head.weight)
         logger.info("pretrained path=%s classes=%s heads=random", path, ",".join(checkpoint.spec.classes))
     fit_channels(model, weights, channels=model.channels)
+    # Ranges of an earlier quantisation-aware training are measured anew.
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith(".input_range")}
     restore_weights(model, Checkpoint(spec=spec, widths={}, weights=model.state_dict() | weights), path)
     logger.info("pretrained path=%s graph=loaded widths=%s", path, sum(checkpoint.widths.values()))
 

@@ -44,6 +44,7 @@ from training.detectnet_v2.spec_training import (
     DataloaderMode,
     DatasetConfig,
     DataSource,
+    EarlyStoppingAnnealingSchedule,
     EvaluationBox,
     EvaluationConfig,
     LearningRate,
@@ -55,6 +56,8 @@ from training.detectnet_v2.spec_training import (
     SoftStartAnnealingSchedule,
     SpatialAugmentation,
     TrainingConfig,
+    Visualizer,
+    WandbConfig,
 )
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "DataSource",
     "DataloaderMode",
     "DatasetConfig",
+    "EarlyStoppingAnnealingSchedule",
     "EvaluationBox",
     "EvaluationConfig",
     "FloatType",
@@ -94,6 +98,8 @@ __all__ = [
     "TrainSpec",
     "TrainingConfig",
     "TrainingPrecision",
+    "Visualizer",
+    "WandbConfig",
     "default_spec",
     "load_spec",
     "log_notices",

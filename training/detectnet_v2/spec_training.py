@@ -31,9 +31,30 @@ class SoftStartAnnealingSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningRate:
-    """The schedule."""
+class EarlyStoppingAnnealingSchedule:
+    """Learning rate up for ``soft_start_epochs``, then level until the validation cost has not fallen in
+    ``patience_steps`` validations, then down for ``annealing_epochs`` and the end.
+    """
 
+    min_learning_rate: float = 5e-6
+    max_learning_rate: float = 5e-4
+    soft_start_epochs: int = 0
+    annealing_epochs: int = 1
+    patience_steps: int = 5
+
+    def __post_init__(self) -> None:
+        low, high = self.min_learning_rate, self.max_learning_rate
+        require(0 < low <= high, "min_learning_rate, max_learning_rate", (low, high), "0 < min <= max")
+        require(self.soft_start_epochs >= 0, "soft_start_epochs", self.soft_start_epochs, "0 or more")
+        require(self.annealing_epochs >= 0, "annealing_epochs", self.annealing_epochs, "0 or more")
+        require(self.patience_steps > 0, "patience_steps", self.patience_steps, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """The schedule; the one with early stopping goes first where both are given."""
+
+    early_stopping_annealing_schedule: EarlyStoppingAnnealingSchedule | None = None
     soft_start_annealing_schedule: SoftStartAnnealingSchedule = field(
         default_factory=SoftStartAnnealingSchedule
     )
@@ -94,10 +115,54 @@ class CostScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """A run of Weights & Biases. ``WANDB_MODE=offline`` keeps it in the results folder."""
+
+    NO_MEANING: ClassVar[Mapping[str, str]] = {
+        "reinit": "a run is a process of its own",
+        "sync_tensorboard": "metrics are logged themselves",
+    }
+
+    enabled: bool = True
+    project: str = "dropmill"
+    entity: str = ""
+    name: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    save_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageShown:
+    """From which coverage on a cell is shown."""
+
+    coverage_threshold: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visualizer:
+    """TensorBoard files, and perhaps Weights & Biases. Frequencies: scalars each so many steps, pictures each
+    so many epochs.
+    """
+
+    NO_MEANING: ClassVar[Mapping[str, str]] = {"clearml_config": "ClearML reads the TensorBoard files"}
+
+    enabled: bool = False
+    num_images: int = 3
+    scalar_logging_frequency: int = 10
+    infrequent_logging_frequency: int = 1
+    target_class_config: Mapping[str, CoverageShown] = field(default_factory=dict)
+    wandb_config: WandbConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scalar_logging_frequency", "infrequent_logging_frequency"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
+        require(self.num_images >= 0, "num_images", self.num_images, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long, how fast, with what."""
-
-    NO_MEANING: ClassVar[Mapping[str, str]] = {"visualizer": "metrics are in metrics.jsonl of the results"}
 
     batch_size_per_gpu: int = 32
     num_epochs: int = 120
@@ -107,6 +172,7 @@ class TrainingConfig:
     cost_scaling: CostScaling = field(default_factory=CostScaling)
     checkpoint_interval: int = 10
     enable_qat: bool = False
+    visualizer: Visualizer = field(default_factory=Visualizer)
 
     def __post_init__(self) -> None:
         require(self.batch_size_per_gpu > 0, "batch_size_per_gpu", self.batch_size_per_gpu, "> 0")
@@ -233,12 +299,15 @@ class EvaluationConfig:
     validation_period_during_training: int = 10
     first_validation_epoch: int = 30
     early_stopping_patience_steps: int = 0
+    """Validations without a better mean average precision after which training ends; 0 never."""
     minimum_detection_ground_truth_overlap: Mapping[str, float] = field(default_factory=dict)
     evaluation_box_config: Mapping[str, EvaluationBox] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         period = self.validation_period_during_training
         require(period > 0, "validation_period_during_training", period, "> 0")
+        patience = self.early_stopping_patience_steps
+        require(patience >= 0, "early_stopping_patience_steps", patience, "0 (never) or more")
         for name, overlap in self.minimum_detection_ground_truth_overlap.items():
             require(
                 0 < overlap <= 1,

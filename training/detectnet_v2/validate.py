@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from training.detectnet_v2.cost import ObjectiveWeights, component_costs, foreground_weights
 from training.detectnet_v2.dataset import DetectionDataset, collate
-from training.detectnet_v2.infer import clustering_of, outputs_to_detections, scale_inputs
-from training.detectnet_v2.model import DetectNetV2
+from training.detectnet_v2.grid import Grid
+from training.detectnet_v2.infer import clustering_of, outputs_to_detections
 from training.detectnet_v2.rasterise import NO_CLASS, class_indices
 from training.detectnet_v2.spec import AveragePrecisionMode, TrainSpec
 from training.evaluation.average_precision import Evaluation, Mode, SizeLimits, evaluate
@@ -49,34 +46,34 @@ class Outputs:
 
 
 def run(
-    model: DetectNetV2,
+    network: Callable[[Tensor], tuple[Tensor, Tensor]],
     samples: Sequence[Sample],
     data: DetectionDataset,
     spec: TrainSpec,
     *,
+    grid: Grid,
     rank: int = 0,
     world: int = 1,
-    autocast: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Outputs:
-    """Run ``model`` over every ``world``-th sample from ``rank`` on; ``data`` belongs to ``samples``."""
-    device = next(model.parameters()).device
-    foreground = foreground_weights(spec.cost_function_config).to(device)
+    """Run ``network``, from inputs ``[B, C, H, W]`` uint8 to outputs that mean what ``grid`` says, over every
+    ``world``-th sample from ``rank`` on; ``data`` belongs to ``samples``.
+    """
+    foreground = foreground_weights(spec.cost_function_config)
     configs = clustering_of(spec)
     config = spec.augmentation_config.preprocessing
     outputs = Outputs()
-    model.eval()
     own = range(rank, len(samples), world)
     size = spec.training_config.batch_size_per_gpu
     for start in range(0, len(own), size):
         indices = own[start : start + size]
         pixels, target = collate([data[index] for index in indices])
-        with torch.no_grad(), autocast:
-            cov, bbox = model(scale_inputs(pixels.to(device)))
-        with torch.no_grad():
-            costs = component_costs(cov, bbox, target.to(device), foreground)
         chosen = [samples[index] for index in indices]
         sizes = [(sample.width, sample.height) for sample in chosen]
-        found = outputs_to_detections(model, cov, bbox, sizes, configs, config)
+        cov, bbox = network(pixels)
+        found = outputs_to_detections(grid, cov, bbox, sizes, configs, config)
+        after_batch()
+        costs = component_costs(cov, bbox, target.to(cov.device), foreground.to(cov.device))
         outputs.costs = outputs.costs + costs.cpu() * len(chosen)
         for sample, detections in zip(chosen, found, strict=True):
             outputs.detections[sample.id] = detections
