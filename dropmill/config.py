@@ -97,7 +97,7 @@ class LimitsConfig(_Strict):
 class RulesConfig(_Strict):
     """The warnings that are looked for on every drop; boxes that are not valid always are."""
 
-    off: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     """Names of warnings that are not looked for."""
     masks: bool = False
     """Look into segmentations: masks outside their boxes, polygons that cross themselves, misused crowds."""
@@ -110,7 +110,7 @@ class RulesConfig(_Strict):
     def selection(self) -> Selection:
         """The rules as they are run."""
         return Selection(
-            off=frozenset(self.off),
+            skip=frozenset(self.skip),
             masks=self.masks,
             pixels=self.pixels,
             limits=RuleLimits(**self.limits.model_dump()),

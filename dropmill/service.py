@@ -20,6 +20,7 @@ from ingest.batch import Batch, Committer, Counts
 from ingest.jobs import Jobs
 from ingest.lease import lease_of
 from ingest.reconcile import changes_of, look, reconcile
+from ingest.set_findings import note_batch
 from ingest.tasks import RayParser, start_ray
 from ingest.triggers import Triggers
 from storage.errors import ConfigError, JobError
@@ -32,6 +33,7 @@ _LOOK_AFTER_JOBS_S = 5.0
 _LONGEST_PAUSE_S = 60.0
 _STAND_BY_S = 1.0
 _QUIET_S = 5.0
+_SETTLED_S = 1.0
 _BATCHES_WITHOUT_UPKEEP = 200
 _MOST_FOLDERS = 8
 
@@ -57,6 +59,8 @@ class Service:
         self._last_commit = time.monotonic()
         self._last_batch_s = 0.0
         self._batches_since_upkeep = 1
+        self._changed_sets: set[str] = set()
+        self._noted = False
         self._next_listing = 0.0
         self._next_look = 0.0
         self._active_runs = -1
@@ -172,7 +176,13 @@ class Service:
         if self._jobs_address is None:
             raise ConfigError(f"ray: the cluster at {config.ray.address} has no dashboard that takes jobs")
         jobs = Jobs(self._jobs_address)
-        return committer, Triggers(self._lake, jobs, config.triggers(), thresholds=config.thresholds())
+        return committer, Triggers(
+            self._lake,
+            jobs,
+            config.triggers(),
+            thresholds=config.thresholds(),
+            limits=config.quality.rules.selection().limits,
+        )
 
     def _step(self, committer: Committer, triggers: Triggers | None, stop: threading.Event) -> None:
         """One turn: what was asked for, listing when it is due, a batch when it is time, runs when all is
@@ -184,6 +194,8 @@ class Service:
         self._micro_batch(committer)
         changed = self.metrics.last_batch != before
         self._measure(committer)
+        if self._look_at_sets() or changed:
+            changed = True
         if triggers:
             if changed:
                 triggers.note_change()
@@ -272,6 +284,7 @@ class Service:
         self._last_commit = time.monotonic()
         self._batches_since_upkeep += 1
         datasets = sorted({event.dataset for event in batch.events})
+        self._changed_sets.update(datasets)
         log.info(
             "batch done",
             extra={
@@ -292,6 +305,23 @@ class Service:
         for source, pending in {**self._gathered.pending(), "gathered": len(self._gathered)}.items():
             self.metrics.queue_depth.labels(source).set(pending)
 
+    def _look_at_sets(self) -> bool:
+        """Findings about the data sets that batches changed, once nothing comes for a moment."""
+        due = self._changed_sets or not self._noted
+        if not due or self._busy() or time.monotonic() - self._last_commit < _SETTLED_S:
+            return False
+        quality = self._config.quality
+        noted = note_batch(
+            self._lake,
+            self._config.suites(),
+            rules=quality.rules.selection(),
+            # At the start it is not known what a service before this one left to do.
+            datasets=self._changed_sets if self._noted else None,
+            lane=self._config.lane,
+        )
+        self._changed_sets, self._noted = set(), True
+        return noted
+
     def _start_runs(self, triggers: Triggers) -> None:
         now = time.monotonic()
         if self._active_runs != 0 and now >= self._next_look:
@@ -299,7 +329,7 @@ class Service:
             before, self._active_runs = self._active_runs, triggers.look_after()
             if self._active_runs < before:
                 triggers.note_change()
-        if not self._busy() and triggers.fire(now - self._last_commit):
+        if not self._busy() and not self._changed_sets and triggers.fire(now - self._last_commit):
             self._active_runs = max(self._active_runs, 0) + 1
 
     def _keep_up(self, stop: threading.Event) -> None:

@@ -97,7 +97,7 @@ def derive(
     findings = pl.concat(
         [
             _as(checked.findings.with_columns(batch=pl.lit(None, pl.Int64)), schemas.FINDINGS),
-            _severities(normal.remarks.filter(~pl.col("rule").is_in(list(rules.off)))),
+            _severities(normal.remarks.filter(~pl.col("rule").is_in(list(rules.skip)))),
             _about_images(normal, stems, rules, gallery),
             _unreadable(ledger, parsed, replaced, stems, prefixes),
         ]
@@ -119,7 +119,7 @@ def _about_images(
     if gallery is not None:
         found.append(uniform_images(normal.images, rules.limits))
         found.append(gallery.findings(normal.images, stems, rules.limits))
-    return _as(pl.concat(found).filter(~pl.col("rule").is_in(list(rules.off))), schemas.FINDINGS)
+    return _as(pl.concat(found).filter(~pl.col("rule").is_in(list(rules.skip))), schemas.FINDINGS)
 
 
 class _Stored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow.dataset as pads
 
 from ingest.gates import judge_dataset
 from quality.limits import Limits
+from quality.selection import Selection
 from quality.sets import drift_findings, findings_of
 from storage import schemas
 from storage.errors import CommitConflictError, ConfigError, DropmillError, UnknownKeyError
@@ -57,10 +58,15 @@ class SuiteRun:
 
 
 def note_batch(
-    lake: Lake, suites: Sequence[TableSuite] = (), *, limits: Limits | None = None, lane: str = "main"
+    lake: Lake,
+    suites: Sequence[TableSuite] = (),
+    *,
+    rules: Selection | None = None,
+    datasets: Collection[str] | None = None,
+    lane: str = "main",
 ) -> bool:
-    """Write the findings about all data sets as the newest batch of a lane left them; False where that was
-    done before.
+    """Write the findings about data sets (none: all) as the newest batch of a lane left them; False where
+    that was done before.
 
     Exactly once for a batch: a transaction of its own tells which batch the table has.
     """
@@ -68,11 +74,16 @@ def note_batch(
     own = f"{lane}/sets"
     if not number or LaneCommit(lake, own, number).has("findings"):
         return False
-    datasets = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM images").to_pylist()]
-    frames = [_drift(lake, dataset, limits or Limits()) for dataset in datasets]
+    if datasets is None:
+        datasets = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM objects").to_pylist()]
+    chosen = rules or Selection()
+    frames = []
+    if chosen.runs("class_drift"):
+        frames += [_drift(lake, dataset, chosen.limits) for dataset in datasets]
     frames += [_noted(lake, dataset, suite) for dataset in datasets for suite in suites]
     rows = pl.concat(frames) if frames else findings_of([])
-    _replace(lake, (own, number), rows.with_columns(batch=pl.lit(number, pl.Int64)), "/drop/")
+    rows = rows.with_columns(batch=pl.lit(number, pl.Int64))
+    _replace(lake, (own, number), rows, "/drop/", datasets=datasets)
     return True
 
 
@@ -113,7 +124,7 @@ def note_run(lake: Lake, run: SuiteRun) -> None:
     where = [f"/run/{run.table}/{suite}" for suite, _, _ in run.outcomes]
     number = (lake.table("findings").transaction_version(own) or 0) + 1
     rows = _under(run, "/run").with_columns(batch=pl.lit(_newest(lake, "main"), pl.Int64))
-    _replace(lake, (own, number), rows, *where, dataset=run.dataset)
+    _replace(lake, (own, number), rows, *where, datasets={run.dataset})
 
 
 def _noted(lake: Lake, dataset: str, suite: TableSuite) -> pl.DataFrame:
@@ -141,7 +152,7 @@ def _drift(lake: Lake, dataset: str, limits: Limits) -> pl.DataFrame:
 
 
 def _replace(
-    lake: Lake, transaction: tuple[str, int], rows: pl.DataFrame, *where: str, dataset: str | None = None
+    lake: Lake, transaction: tuple[str, int], rows: pl.DataFrame, *where: str, datasets: Collection[str]
 ) -> None:
     """Replace the findings under stems that begin with one of ``where``, in one commit."""
     table = rows.select(schemas.FINDINGS.names).to_arrow().cast(schemas.FINDINGS)
@@ -153,7 +164,7 @@ def _replace(
         old = commit.read("findings", columns=["dataset", "stem"], where=begins)
         stems: dict[str, set[str]] = {}
         for owner, stem in zip(old["dataset"].to_pylist(), old["stem"].to_pylist(), strict=True):
-            if dataset in {None, owner}:
+            if owner in datasets:
                 stems.setdefault(owner, set()).add(stem)
         for owner, stem in rows.select("dataset", "stem").unique().iter_rows():
             stems.setdefault(owner, set()).add(stem)

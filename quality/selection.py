@@ -11,10 +11,10 @@ from quality.limits import Limits
 from quality.rules import FILE_RULES, MASK_RULES, PIXEL_RULES, RULES, Rule, advisory_rules
 from storage.errors import ConfigError, UnknownKeyError
 
-# Their findings say why rows are missing or wait; without them nobody would know.
-_ALWAYS = frozenset(
+ALWAYS = frozenset(
     {"unreadable_file", "unknown_image", "ambiguous_image", "competing_labels", "unknown_category"}
 )
+"""Rules that cannot be left out: they say why rows are missing or wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Selection:
     Raises UnknownKeyError for a name that is no rule, ConfigError for a rule that always runs.
     """
 
-    off: frozenset[str] = frozenset()
+    skip: frozenset[str] = frozenset()
     """Warnings that are not looked for."""
     masks: bool = False
     """Look into segmentations: half a minute for a million polygons, so only where asked for."""
@@ -36,15 +36,15 @@ class Selection:
 
     def __post_init__(self) -> None:
         known = {rule.name for rule in advisory_rules()} | FILE_RULES.keys()
-        for name in sorted(self.off):
-            if name in _ALWAYS or any(rule.name == name for rule in RULES):
+        for name in sorted(self.skip):
+            if name in ALWAYS or any(rule.name == name for rule in RULES):
                 raise ConfigError(f"the rule {name} cannot be left out; warnings alone can")
             if name not in known:
-                raise UnknownKeyError("quality.rules.off", name, sorted(known - _ALWAYS))
+                raise UnknownKeyError("quality.rules.skip", name, sorted(known - ALWAYS))
 
     def runs(self, rule: str) -> bool:
         """Whether a rule is looked for."""
-        if rule in self.off:
+        if rule in self.skip:
             return False
         return not (rule in MASK_RULES and not self.masks) and not (rule in PIXEL_RULES and not self.pixels)
 

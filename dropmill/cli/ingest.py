@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,10 +13,11 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dropmill.config import Config, IngestConfig, QualityConfig, check_apart
+from dropmill.config import Config, IngestConfig, QualityConfig, check_apart, load_config
 from dropmill.logs import set_up_logging
 from ingest.batch import Batch, Committer, Counts
 from ingest.reconcile import Pass, reconcile
+from ingest.set_findings import note_batch
 from ingest.tasks import RayParser, start_ray
 from storage.errors import ConfigError
 from storage.lake import Lake
@@ -27,6 +29,13 @@ from storage.object_store import ObjectStore
 @click.option("--lake", "lake_url", required=True, help="Where the tables are; made where there are none.")
 @click.option("--dataset", help="The whole bucket is this data set (else: its first-level folders).")
 @click.option("--correct/--no-correct", default=True, show_default=True, help="Mend boxes that break a rule.")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A dropmill.yaml, whose rules, limits and suites of expectations are taken (`quality`).",
+)
 @click.option(
     "--label-order",
     multiple=True,
@@ -49,6 +58,7 @@ def command(
     *,
     dataset: str | None,
     correct: bool,
+    config_file: Path | None,
     label_order: tuple[str, ...],
     batch_objects: int,
     ray_address: str | None,
@@ -73,7 +83,7 @@ def command(
         bucket=bucket,
         lake=lake_url,
         dataset=dataset,
-        quality=QualityConfig(apply_correction=correct, label_order=label_order),
+        quality=_quality(config_file, correct, label_order),
     )
     lake = Lake.create(lake_url)
     start_ray(ray_address)
@@ -81,12 +91,21 @@ def command(
         done = _pass(store, lake, config, batch_objects)
     finally:
         ray.shutdown()
+    if done.batches:
+        note_batch(lake, config.suites(), rules=config.quality.rules.selection())
     result = _result(done)
     if as_json:
         click.echo(json.dumps(result))
     else:
         _print(result, lake)
     return 1 if done.counts.quarantined else 0
+
+
+def _quality(file: Path | None, correct: bool, label_order: tuple[str, ...]) -> QualityConfig:
+    """The rules of a file, or those that run by themselves; what the command line says wins."""
+    quality = load_config(file).quality if file else QualityConfig()
+    given: dict[str, Any] = {"label_order": label_order} if label_order else {}
+    return quality.model_copy(update={**given, "apply_correction": correct and quality.apply_correction})
 
 
 def _pass(store: ObjectStore, lake: Lake, config: Config, batch_objects: int) -> Pass:

@@ -163,7 +163,7 @@ def test_an_image_whose_pixels_cannot_be_decoded_is_quarantined_where_pixels_are
 
 def test_rules_that_are_off_are_not_looked_for_and_limits_move_the_rest(new_mill: NewMill) -> None:
     off = frozenset({"image_without_label", "duplicate_box"})
-    mill = with_rules(new_mill, Selection(off=off, limits=Limits(min_side_px=30)))
+    mill = with_rules(new_mill, Selection(skip=off, limits=Limits(min_side_px=30)))
     mill.image("d/a.png")
     mill.image("d/b.png")
     mill.write("d/a.txt", KITTI_CAR.format(1, 1, 25, 40) * 2)
@@ -173,9 +173,9 @@ def test_rules_that_are_off_are_not_looked_for_and_limits_move_the_rest(new_mill
 
 def test_only_warnings_that_exist_can_be_off() -> None:
     with pytest.raises(UnknownKeyError, match="did you mean 'too_small'"):
-        Selection(off=frozenset({"to_small"}))
+        Selection(skip=frozenset({"to_small"}))
     with pytest.raises(ConfigError, match="zero_area cannot be left out"):
-        Selection(off=frozenset({"zero_area"}))
+        Selection(skip=frozenset({"zero_area"}))
 
 
 def test_the_gate_counts_warnings_and_drift_of_the_newest_drop_and_of_splits(new_mill: NewMill) -> None:

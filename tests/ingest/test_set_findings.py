@@ -12,10 +12,11 @@ from ingest.gates import judge_dataset
 from ingest.set_findings import TableSuite, note_batch, note_run, run_suites_on_table
 from quality.gate import Thresholds, Verdict
 from quality.limits import Limits
+from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from tests.ingest.mill import KITTI_CAR, Mill
 
-_LIMITS = Limits(min_drift_boxes=4)
+_RULES = Selection(limits=Limits(min_drift_boxes=4))
 
 
 def drop(mill: Mill, stem: str, *names: str) -> None:
@@ -47,16 +48,16 @@ def in_set(*values: str, severity: str = "critical") -> dict[str, object]:
 
 def test_drift_is_noted_once_for_a_batch_and_goes_when_the_mix_is_as_before(mill: Mill) -> None:
     drop(mill, "a", *["Car"] * 4)
-    assert note_batch(mill.lake, limits=_LIMITS)
+    assert note_batch(mill.lake, rules=_RULES)
     assert set_findings(mill) == []
     drop(mill, "b", *["Van"] * 4)
-    assert note_batch(mill.lake, limits=_LIMITS)
+    assert note_batch(mill.lake, rules=_RULES)
     assert set_findings(mill) == [("class_drift", "/drop/drift", 2)]
     version = mill.lake.table("findings").version()
-    assert not note_batch(mill.lake, limits=_LIMITS), "the same batch again"
+    assert not note_batch(mill.lake, rules=_RULES), "the same batch again"
     assert mill.lake.table("findings").version() == version
     drop(mill, "c", *["Car"] * 2, *["Van"] * 2)
-    assert note_batch(mill.lake, limits=_LIMITS)
+    assert note_batch(mill.lake, rules=_RULES)
     assert set_findings(mill) == []
 
 
@@ -68,7 +69,7 @@ def test_what_belongs_to_a_sample_is_left_alone_by_findings_about_the_set_and_th
     mill.write("d/b.txt", KITTI_CAR.format(1, 1, 2, 9).replace("Car", "Van") * 4)
     mill.ingest()
     own = mill.tables()["findings"]
-    note_batch(mill.lake, limits=_LIMITS)
+    note_batch(mill.lake, rules=_RULES)
     assert mill.tables()["findings"] == own
     before = set_findings(mill)
     drop(mill, "a", *["Car"] * 3)
@@ -169,6 +170,6 @@ def test_one_lake_can_hold_several_sets_with_findings_of_their_own(new_mill: Cal
             boxes = [KITTI_CAR.format(20 * i, 1, 20 * i + 9, 9).replace("Car", name) for i in range(4)]
             mill.write(f"{dataset}/{stem}.txt", "".join(boxes))
             mill.ingest()
-    note_batch(mill.lake, limits=_LIMITS)
+    note_batch(mill.lake, rules=_RULES)
     rows = mill.rows("SELECT dataset FROM findings WHERE stem LIKE '/%'")
     assert rows == [{"dataset": "e"}]
