@@ -26,6 +26,7 @@ class AccessConfig(_Strict):
     endpoint_url: str | None = None
     """Of MinIO and its likes; none is AWS itself."""
     region: str | None = None
+    """Of the store; none takes that of the environment or the profile."""
     profile: str | None = None
     """A profile of ``~/.aws``; none takes the usual chain."""
 
@@ -38,6 +39,7 @@ class SqsConfig(_Strict):
     """A queue that the bucket notifies, directly, through SNS or through EventBridge."""
 
     queue_url: str
+    """The address of the queue."""
     dead_letter_url: str | None = None
     """Where messages go that cannot be worked on; none leaves them to the queue's redrive policy."""
     most_receives: int = Field(default=5, ge=1, le=1_000)
@@ -47,6 +49,7 @@ class SqsConfig(_Strict):
     poll_s: int = Field(default=20, ge=0, le=20)
     """How long a request waits for messages."""
     access: AccessConfig = AccessConfig()
+    """How the queue is reached; what is not given is as for the bucket."""
 
 
 class WebhookConfig(_Strict):
@@ -71,6 +74,7 @@ class HttpConfig(_Strict):
     """The service's HTTP side: health, metrics, webhook."""
 
     host: str = "127.0.0.1"
+    """The address that is listened at; another than loopback wants a token."""
     port: int | None = Field(default=None, ge=0, le=65_535)
     """None: no HTTP. 0: any free port, which the log names."""
     token_env: str = "DROPMILL_TOKEN"  # noqa: S105
