@@ -96,10 +96,11 @@ class TableFiles:
         if few := self._are_few(candidates):
             unit, keys = among[-1]
             stay = unchanged_keys(self.name, self._among(candidates, among), rows, unit)
-            rows = rows.filter(pc.invert(rows_among(rows, [(unit, stay)])))
-            keys = {dataset: set(values) - stay.get(dataset, set()) for dataset, values in keys.items()}
-            among = [*among[:-1], (unit, keys)]
-            candidates = self._candidates(among)
+            if stay:
+                rows = rows.filter(pc.invert(rows_among(rows, [(unit, stay)])))
+                keys = {dataset: set(values) - stay.get(dataset, set()) for dataset, values in keys.items()}
+                among = [*among[:-1], (unit, keys)]
+                candidates = self._candidates(among)
         with ThreadPoolExecutor(_WRITERS) as pool:
             if few:
                 counts = pool.map(lambda path: rows_among(self._held(path), among).true_count, candidates)
@@ -116,7 +117,7 @@ class TableFiles:
                 return write_files(store, self.name, pa.concat_tables([kept, new]))
 
             written = [action for actions in pool.map(anew, range(len(touched))) for action in actions]
-        written += write_files(store, self.name, rows.filter(pa.array(owners == -1)))
+        written += write_files(store, self.name, rows.filter(pa.array(owners == -1)) if touched else rows)
         return [*self.removing(touched), *written]
 
     def removing(self, paths: Sequence[str], *, data_change: bool = True) -> list[RemoveAction]:
@@ -211,7 +212,17 @@ def write_files(
     store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool = True
 ) -> list[AddAction]:
     """Write rows as files of the table ``name``; they belong to it once the actions are committed."""
-    return [_write(store, name, part, data_change=data_change) for part in in_files(name, rows)]
+    places = in_files(name, rows)
+    # Rows are taken from one chunk several times faster than from many.
+    rows = rows.combine_chunks()
+
+    def written(part: pa.Array) -> AddAction:
+        return _write(store, name, rows.take(part), data_change=data_change)
+
+    if len(places) == 1:
+        return [written(places[0])]
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        return list(pool.map(written, places))
 
 
 def commit_files(

@@ -8,12 +8,13 @@ as in one of ten thousand. Files of four times as many rows are scanned no faste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,30 +52,54 @@ def layout_of(name: str) -> Layout:
     return LAYOUTS.get(name, _SMALL_TABLE)
 
 
-def in_files(name: str, rows: pa.Table) -> list[pa.Table]:
-    """Rows in the order of their table, cut into what makes a file; every data set has files of its own."""
+def in_files(name: str, rows: pa.Table) -> list[pa.Array]:
+    """The places of the rows that make each file, in the order of their table; every data set has files of
+    its own.
+    """
     layout = layout_of(name)
     if not layout.order:
-        return _cut(rows, layout.rows_per_file)
-    order = pc.sort_indices(rows, sort_keys=[(column, "ascending") for column in layout.order])
-    rows = rows.take(order)
+        return _cut(pa.array(np.arange(rows.num_rows)), layout.rows_per_file)
+    order = _sorted(rows, layout.order)
     # One after the other, because sorted.
-    sizes = pc.value_counts(rows["dataset"].combine_chunks()).field("counts").to_pylist()
+    sizes = pc.value_counts(rows["dataset"].take(order).combine_chunks()).field("counts").to_pylist()
     files = []
     first = 0
     for size in sizes:
-        files += _cut(rows.slice(first, size), layout.rows_per_file)
+        files += _cut(order.slice(first, size), layout.rows_per_file)
         first += size
     return files
 
 
-def _cut(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
+def _sorted(rows: pa.Table, keys: Sequence[str]) -> pa.Array:
+    """The places of rows in the order of ``keys``, nulls last.
+
+    Rows mostly come file by file and instance by instance, and a stable sort leaves that as it is.
+    """
+    wanted = list(keys)
+    while wanted and _ascends(rows[wanted[-1]]):
+        wanted.pop()
+    wanted = [key for key in wanted if pc.count_distinct(rows[key], mode="all").as_py() > 1]
+    if not wanted:
+        return pa.array(np.arange(rows.num_rows))
+    frame = pl.from_arrow(rows.select(wanted))
+    assert isinstance(frame, pl.DataFrame)
+    by_all = pl.arg_sort_by(*wanted, nulls_last=True, maintain_order=True)
+    return frame.select(by_all.cast(pl.Int64)).to_series().to_arrow()
+
+
+def _ascends(column: pa.ChunkedArray) -> bool:
+    if column.null_count:
+        return False
+    return bool(pc.all(pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))).as_py())
+
+
+def _cut(places: pa.Array, rows_per_file: int) -> list[pa.Array]:
     """Equal parts of about that size."""
-    if not rows.num_rows:
+    if not len(places):
         return []
-    parts = max(1, round(rows.num_rows / rows_per_file))
-    cuts = [rows.num_rows * i // parts for i in range(parts + 1)]
-    return [rows.slice(begin, end - begin) for begin, end in pairwise(cuts)]
+    parts = max(1, round(len(places) / rows_per_file))
+    cuts = [len(places) * i // parts for i in range(parts + 1)]
+    return [places.slice(begin, end - begin) for begin, end in pairwise(cuts)]
 
 
 def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_]:
@@ -83,6 +108,8 @@ def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_
     ``actions`` are the flattened add actions of a version. A file without statistics may hold anything.
     """
     found = np.zeros(actions.num_rows, bool)
+    if not len(found):
+        return found
     low, high = _bounds(actions, column)
     first, last = _bounds(actions, "dataset")
     known = np.array([a is not None and b is not None for a, b in zip(low, first, strict=True)], bool)

@@ -349,8 +349,8 @@ def _images(data: Raw, path: str) -> tuple[dict[int | str, int], dict[str, list[
         if place == len(names):
             names.append(image.file_name)
             columns["ref"].append(ref)
-            columns["width"].append(_size(image.width, f"width of image {image.id}", path))
-            columns["height"].append(_size(image.height, f"height of image {image.id}", path))
+            columns["width"].append(_size(image.width, "width", image, path))
+            columns["height"].append(_size(image.height, "height", image, path))
             columns["attributes"].append(attributes)
         elif columns["attributes"][place] != attributes:
             columns["attributes"][place] = f'{columns["attributes"][place][:-1]},"again":{attributes}}}'
@@ -359,6 +359,9 @@ def _images(data: Raw, path: str) -> tuple[dict[int | str, int], dict[str, list[
 
 def _refs(names: Sequence[str]) -> list[str]:
     """Refs of file names; of names that differ in the extension alone, the first in order loses its own."""
+    refs = list(map(ref_of, names))
+    if len(set(refs)) == len(refs):
+        return refs
     owners: dict[str, str] = {}
     for name in sorted(names):
         owners.setdefault(ref_of(name), tidy(name))
@@ -397,11 +400,12 @@ def _records(data: Raw, kind: type[_R], path: str, *, within: str) -> tuple[list
         return found, extras(raws, kind.__struct_fields__)
 
 
-def _size(value: float | None, what: str, path: str) -> int | None:
+def _size(value: float | None, what: str, image: _Image, path: str) -> int | None:
     if value is None:
         return None
     if value != int(value) or not 0 <= value <= _MAX_INT32:
-        raise UnreadableError(path, f"{value} as {what}", expected="a whole number of pixels")
+        found = f"{value} as {what} of image {image.id}"
+        raise UnreadableError(path, found, expected="a whole number of pixels")
     return int(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,6 +11,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Meta, Raw, Struct
 
 from storage.errors import UnreadableError
@@ -22,7 +24,8 @@ Owner = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 _PART = 65_536
 _NO_OR_YES = (0, 1)
-_NO_SHAPE = (b"", b"null")
+_SPACE = re.compile(rb"[ \t\r\n]")
+_IS_SPACE = np.isin(np.arange(256), list(b" \t\r\n"))
 _NOTHING = Raw()
 
 
@@ -78,18 +81,19 @@ def labels_table(
         owners = pa.array(owner[start : start + count])
         crowd = pa.array([bool(a.iscrowd) for a in part], pa.bool_())
         ids = [a.category_id for a in part]
+        scores = [a.score for a in part]
         columns = {
             "instance": np.arange(first + start, first + start + count),
             "format": pa.repeat("coco", count),
             "ref": refs.ref.take(owners),
             "stem": refs.stem.take(owners),
             "category_id": ids,
-            "category": list(map(names.get, ids)),
+            "category": _names(ids, names),
             "bbox": _boxes(part, first + start, path),
             "bbox_mode": pa.repeat("xywh", count),
             "iscrowd": crowd,
             "ignore": crowd,
-            "score": [a.score for a in part],
+            "score": pa.nulls(count, pa.float64()) if set(scores) == {None} else scores,
             "segmentation": _segmentations(part),
             "attributes": _attributes(part, more and more[start : start + count]),
         }
@@ -97,17 +101,43 @@ def labels_table(
     return pa.concat_tables(tables)
 
 
+def _names(ids: Sequence[int | None], names: Mapping[int | None, str]) -> pa.Array:
+    different = list(set(ids))
+    place = {category_id: index for index, category_id in enumerate(different)}
+    texts = pa.array(list(map(names.get, different)), pa.string())
+    return texts.take(pa.array(np.fromiter(map(place.__getitem__, ids), np.int32, len(ids))))
+
+
 def _segmentations(annotations: Sequence[Annotation]) -> pa.Array:
     """``segmentation`` as text without white space; null where there is none."""
-    # Copies, because pyarrow never lets go of the memoryviews that it has read.
-    texts = [bytes(a.segmentation) for a in annotations]
-    if any(b" " in text or b"\n" in text for text in texts):
-        # Lists of numbers have no blank that says something; where there is a string, it may.
-        texts = [
-            text.translate(None, b" \t\r\n") if b'"' not in text else compact(Raw(text)).encode()
-            for text in texts
-        ]
-    return pa.array([None if text in _NO_SHAPE else text for text in texts], pa.string())
+    raws: list[Raw | bytes] = [a.segmentation for a in annotations]
+    text, ends = _joined(raws)
+    if found := _SPACE.search(text):
+        signs = np.frombuffer(text, np.uint8)
+        blanks = np.flatnonzero(_IS_SPACE[signs[found.start() :]]) + found.start()
+        for row in np.unique(np.searchsorted(ends, blanks, side="right")).tolist():
+            raws[row] = _without_space(bytes(raws[row]))
+        text, ends = _joined(raws)
+    lengths = np.diff(ends, prepend=0)
+    # No shape is as long as "null", which is none.
+    is_none = (lengths == 0) | (lengths == len(b"null"))
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    array = pa.StringArray.from_buffers(len(raws), pa.py_buffer(offsets), pa.py_buffer(text))
+    if not is_none.any():
+        return array
+    none = pc.or_(pc.equal(array, ""), pc.equal(array, "null"))
+    return pc.if_else(none, pa.scalar(None, pa.string()), array)
+
+
+def _joined(raws: Sequence[Raw | bytes]) -> tuple[bytes, Owner]:
+    """All texts as one, and the place after each."""
+    lengths = np.fromiter((memoryview(raw).nbytes for raw in raws), np.int64, len(raws))
+    return b"".join(raws), np.cumsum(lengths)
+
+
+def _without_space(text: bytes) -> bytes:
+    # Lists of numbers have no blank that says something; where there is a string, it may.
+    return text.translate(None, b" \t\r\n") if b'"' not in text else compact(Raw(text)).encode()
 
 
 def _boxes(annotations: Sequence[Annotation], start: int, path: str) -> pa.Array:
@@ -125,21 +155,35 @@ def _boxes(annotations: Sequence[Annotation], start: int, path: str) -> pa.Array
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(lengths == 0))
 
 
-def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> list[str]:
-    # The two usual keys are written without a loop over keys: this runs once per box.
-    own = [
-        f'{{"id":{a.id},"area":{a.area}}}'
-        if type(a.id) is int and a.area is not None and a.iscrowd in _NO_OR_YES and a.bbox
-        else _unusual(a)
-        for a in annotations
-    ]
+def _attributes(annotations: Sequence[Annotation], more: list[str] | None) -> list[str] | pa.Array:
+    if more is None:
+        areas = [a.area for a in annotations]
+        crowds = {a.iscrowd for a in annotations}
+        usual = {type(a.id) for a in annotations} == {int} and None not in areas and crowds <= {0, 1}
+        if usual and all(a.bbox for a in annotations):
+            return _ids_and_areas(annotations)
+    own = list(map(_own_attributes, annotations))
     if more is None:
         return own
     return [join_members(text[1:-1], further) for text, further in zip(own, more, strict=True)]
 
 
-def _unusual(a: Annotation) -> str:
-    """The same for annotations that lack a usual key: an ``iscrowd`` of null says that there was none."""
+def _ids_and_areas(annotations: Sequence[Annotation]) -> pa.Array:
+    """``{"id":7,"area":1.5}`` for each, written by one call: this is done for every box."""
+    pairs = msgspec.json.encode([(a.id, a.area) for a in annotations])
+    # Numbers hold no bracket and no comma, so each of these stands where an object ends or its area begins.
+    text = pairs[1:-1].replace(b"],[", b"}{").replace(b",", b',"area":')
+    text = b'{"id":' + text[1:-1].replace(b"}{", b'}{"id":') + b"}"
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("}")) + 1
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(annotations), pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+def _own_attributes(a: Annotation) -> str:
+    """The same for annotations that may lack a usual key: an ``iscrowd`` of null says that there was none."""
+    if type(a.id) is int and a.area is not None and a.iscrowd in _NO_OR_YES and a.bbox:
+        return _json({"id": a.id, "area": a.area})
+
     members: dict[str, object] = {
         name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None
     }

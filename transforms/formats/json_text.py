@@ -56,14 +56,16 @@ def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within
 
 def extras(objects: Iterable[Raw], known: Iterable[str]) -> list[str]:
     """Of each JSON object, the members that are not ``known``, as JSON text without braces."""
-    names = frozenset(known)
+    # Objects of a list mostly have the same keys: each is written once. None is for those that are known.
+    starts: dict[str, str | None] = dict.fromkeys(known)
     found = []
     for raw in objects:
-        members = [
-            f"{msgspec.json.encode(key).decode()}:{compact(value)}"
-            for key, value in _any_object.decode(raw).items()
-            if key not in names
-        ]
+        members = []
+        for key, value in _any_object.decode(raw).items():
+            if key not in starts:
+                starts[key] = f"{msgspec.json.encode(key).decode()}:"
+            if start := starts[key]:
+                members.append(start + compact(value))
         found.append(",".join(members))
     return found
 
@@ -79,6 +81,8 @@ def keys_of(json: bytes) -> set[str]:
 def compact(value: Raw) -> str:
     """JSON text without white space between its parts; numbers and strings keep their writing."""
     text = bytes(value)
+    if text[:1] not in {b"{", b"["}:
+        return text.decode()
     if b" " in text or b"\n" in text or b"\t" in text or b"\r" in text:
         text = msgspec.json.format(text, indent=-1)
     return text.decode()
