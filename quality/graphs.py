@@ -61,7 +61,10 @@ def svg_of(page: Page) -> str:
     height = min(40.0, max(2.2, 1.1 + 0.27 * rows)) if rows else 3.6
     text = io.StringIO()
     with style(9.0, small=True):
-        draw(page, 8.2, height, title=False).savefig(text, format="svg", metadata={"Date": None})
+        # Without a ground of its own a chart suits light and dark pages.
+        draw(page, 8.2, height, title=False).savefig(
+            text, format="svg", metadata={"Date": None}, transparent=True
+        )
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 

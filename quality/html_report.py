@@ -40,6 +40,9 @@ figcaption { font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
   h2, h3 { break-after: avoid; } figure, tr, .fact { break-inside: avoid; } .wide { overflow: visible; }
   @page { margin: 16mm; } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink:#e4e9ee; --soft:#9aa7b3; --line:#36404a; --pale:#1c232a; --blue:#7fb0ea; }
+  html, body { background: #12171c; } figure svg { filter: invert(1) hue-rotate(180deg) brightness(1.2); } }
 """
 
 
@@ -73,6 +76,7 @@ def html_of(
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
         # Nothing may be asked for from anywhere, whatever stands in the labels.
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{escape(name)}</title><style>{_STYLE}</style></head><body>",
