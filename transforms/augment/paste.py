@@ -74,9 +74,8 @@ def paste(
         sample, instance = instances[draws.among(f"{name}/which", len(instances))]
         image = donors.images[sample]
         box = image.objects.boxes[instance]
-        # What did not fit is tried smaller, within what the spec allows.
         factor = size * max(draws.number(f"{name}/scale", spec.paste_aug.scale, 1.0), 0.05)
-        wide, high = (box[2:] - box[:2]) * factor
+        wide, high = float(box[2] - box[0]) * factor, float(box[3] - box[1]) * factor
         if wide >= plan.width or high >= plan.height or min(wide, high) < 2:
             continue
         left = draws.unit(f"{name}/x") * (plan.width - wide)

@@ -75,7 +75,9 @@ def _pair(plan: Plan, placed: Placed, images: Mapping[str, LabelledImage], cell:
 
 def _caption(plan: Plan) -> str:
     first, colour, kernel = plan.layers[0].affine(), plan.colour, plan.kernel
-    said = [plan.name, f"turn {math.degrees(math.atan2(first[1, 0], first[0, 0])):.0f}"]
+    mirrored = bool(np.linalg.det(first[:, :2]) < 0)
+    turn = math.degrees(math.atan2(first[1, 0], -first[0, 0] if mirrored else first[0, 0]))
+    said = [plan.name, f"turn {turn:.0f}{' mirrored' if mirrored else ''}"]
     if colour.changes:
         said.append(
             f"hue {colour.hue:.0f} sat {colour.saturation:.2f} "
