@@ -2,9 +2,9 @@
 
 data "aws_iam_policy_document" "service" {
   statement {
-    sid       = "ListDrops"
-    effect    = "Allow"
-    actions   = ["s3:ListBucket"]
+    sid     = "ListDrops"
+    effect  = "Allow"
+    actions = ["s3:ListBucket"]
     # Without a condition on the prefix: under one, S3 answers 403 to a look at an object that is gone, not 404.
     resources = [aws_s3_bucket.this["drops"].arn]
   }
