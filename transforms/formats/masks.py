@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -14,22 +16,41 @@ def rle_text(window: Mask, left: int, top: int, width: int, height: int) -> str:
     ``window`` has the shape [rows, columns], its corner is at ``left, top``, and all around it is
     background. Counts go down the columns, beginning with background, as in COCO's uncompressed form.
     """
+    return msgspec.json.encode(
+        {"size": [height, width], "counts": run_counts(window, left, top, width, height)}
+    ).decode()
+
+
+def run_counts(window: Mask, left: int, top: int, width: int, height: int) -> list[int]:
+    """The runs of a window of a mask, as in :func:`rle_text`, as numbers."""
     columns, rows = np.nonzero(window.T)
     places = (columns + left) * height + rows + top
     if not places.size:
-        return _text([width * height], width, height)
+        return [width * height]
     # A run begins where a place does not follow the one before.
     starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
     ends = np.concatenate([starts[1:], [places.size]])
     first, last = places[starts], places[ends - 1] + 1
     gaps = first - np.concatenate([[0], last[:-1]])
-    counts = np.column_stack([gaps, last - first]).ravel().tolist()
+    counts: list[int] = np.column_stack([gaps, last - first]).ravel().tolist()
     rest = width * height - int(last[-1])
-    return _text([*counts, rest] if rest else counts, width, height)
+    return [*counts, rest] if rest else counts
 
 
-def _text(counts: list[int], width: int, height: int) -> str:
-    return msgspec.json.encode({"size": [height, width], "counts": counts}).decode()
+def encoded_counts(counts: Sequence[int]) -> str:
+    """Run lengths as COCO's encoded text: the reverse of :func:`run_lengths`."""
+    signed = np.array(counts, np.int64)
+    signed[3:] -= np.asarray(counts, np.int64)[1:-2]
+    letters = bytearray()
+    for number in signed.tolist():
+        value, more = number, True
+        while more:
+            group = value & 31
+            value >>= 5
+            # Done when what remains is only the sign, and the group's highest bit says it.
+            more = value != (-1 if group & 16 else 0)
+            letters.append((group | 32 if more else group) + 48)
+    return letters.decode("ascii")
 
 
 def mask_box(segmentation: str) -> list[float] | None:

@@ -1,0 +1,1 @@
+"""MAL: masks learnt from boxes alone, by a student and its moving average."""

@@ -1,0 +1,95 @@
+"""Several processes: DDP keeps a copy of the student in each, FSDP shares all weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Sampler
+
+from training.mal.network import MalNetwork
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_IMAGES_IN_HAND = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This process among those that train together; torch.distributed is initialised already."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def wrap(student: MalNetwork, teacher: MalNetwork, strategy: str, place: Place) -> nn.Module:
+    """The student as it is to be called. ``fsdp`` (and ``ddp_sharded``) share out both networks' weights."""
+    if place.world == 1:
+        return student
+    if strategy in {"fsdp", "ddp_sharded"}:
+        from torch.distributed.fsdp import fully_shard
+
+        for network in (student, teacher):
+            for stage in network.backbone.stages:
+                if any(True for _ in stage.parameters()):
+                    fully_shard(stage)
+            fully_shard(network)
+        return student
+    return DistributedDataParallel(student)
+
+
+def model_state(network: nn.Module) -> dict[str, Any]:
+    """All weights, whole, on the CPU. Every process has to call it; only the first gets them."""
+    return get_model_state_dict(network, options=_WHOLE)
+
+
+def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state by names of weights; as :func:`model_state`."""
+    return get_optimizer_state_dict(network, optimizer, options=_WHOLE)
+
+
+def restore_state(
+    network: nn.Module, optimizer: torch.optim.Optimizer | None, model: dict[str, Any], state: dict[str, Any]
+) -> None:
+    """Put whole weights, and the optimiser's state if there is one, back into this process's share."""
+    options = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(network, model, options=options)
+    if optimizer is not None and state:
+        set_optimizer_state_dict(network, optimizer, state, options=options)
+
+
+class CropOrder(Sampler[int]):
+    """Indices of this process in one epoch, drawn from (seed, epoch).
+
+    ``images`` has the image of each index. Some images are in hand at a time, and the boxes of those come in
+    any order, so that an image is decoded once an epoch. Every process gets the same number of indices: some
+    come twice where they cannot be shared out evenly.
+    """
+
+    def __init__(self, images: Sequence[int], *, seed: int, place: Place) -> None:
+        self._images = np.asarray(images)
+        self._seed, self._place = seed, place
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return (len(self._images) + self._place.world - 1) // self._place.world
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng((self._seed, self.epoch))
+        turn = np.empty(self._images.max() + 1, np.int64)
+        turn[draw.permutation(len(turn))] = np.arange(len(turn))
+        hand = turn[self._images] // _IMAGES_IN_HAND
+        order = np.lexsort((draw.random(len(hand)), hand))
+        dealt = np.resize(order, len(self) * self._place.world)
+        return iter(dealt[self._place.rank :: self._place.world].tolist())

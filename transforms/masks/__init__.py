@@ -1,0 +1,1 @@
+"""Masks from boxes: labelers of several kinds behind one interface, and what they share."""
