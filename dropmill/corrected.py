@@ -16,57 +16,86 @@ from storage.errors import ConfigError
 from transforms.writers.coco import write_coco
 from transforms.writers.collection import Collection, of_labels
 from transforms.writers.kitti import write_kitti
+from transforms.writers.odvg import write_odvg
 from transforms.writers.voc import write_voc
 from transforms.writers.written import Written
 from transforms.writers.yolo import write_yolo
 
-FORMS = ("kitti", "coco", "voc", "yolo")
+FORMS = ("kitti", "coco", "voc", "yolo", "odvg")
 _WHO = ["source", "instance"]
 
 
-def write_corrected(delivered: Delivered, review: Review, folder: Path) -> tuple[Path, ...]:
-    """Write the label files that a correction has changed, and those alone; returns their paths.
+def write_corrected(
+    delivered: Delivered, review: Review, folder: Path, *, origin: Path | None = None
+) -> dict[str, tuple[Path, ...]]:
+    """Write the label files that a correction has changed, and those alone; returns their paths by form.
 
-    ``review`` must have been made with ``correct``. A COCO file is written whole below its own name into
-    ``folder``; of all other forms, each changed file below ``corrected_<form>_files``. Boxes that nothing can
-    save are left out. Raises ConfigError for forms that are not written.
+    ``review`` must have been made with ``correct``. COCO and ODVG files are written whole below their own
+    names into ``folder``; of all other forms, each changed file below ``corrected_<form>_files``. Boxes that
+    nothing can save are left out. ``origin`` is the folder of the delivered files. Raises ConfigError, before
+    anything is written, where a file that needs it is of a form that is not written, or would be written over
+    a delivered one.
     """
-    form = delivered.material.format
-    if form not in FORMS:
-        raise ConfigError(f"no corrected files of the form {form!r}; they are written as {', '.join(FORMS)}")
     kept = review.checked.boxes.select(*_WHO, *CORNERS, "width", "height", "corrected")
     lost = delivered.material.boxes.join(kept, on=_WHO, how="anti").select(*_WHO)
     corrected = kept.filter("corrected").drop("corrected")
-    sources = (
-        pl.concat([lost.select("source"), corrected.select("source")])["source"].unique().sort().to_list()
-    )
-    if not sources:
-        return ()
-    labels = delivered.groups.labels.filter(pl.col("source").is_in(sources))
+    sources = pl.concat([lost.select("source"), corrected.select("source")])["source"].unique().sort()
+    labels = delivered.groups.labels.filter(pl.col("source").is_in(sources.implode()))
+    forms = labels["format"].unique().sort().to_list()
+    refused = [form for form in forms if form not in FORMS]
+    if refused:
+        raise ConfigError(
+            f"no corrected files of the form {', '.join(refused)}; they are written as {', '.join(FORMS)}"
+        )
     labels = labels.join(lost, on=_WHO, how="anti", maintain_order="left")
     labels = _with_corners(labels, corrected)
-    said = delivered.groups.mentions
-    mentions = said.filter(pl.col("source").is_in(sources) | (pl.col("kind") == "split"))
-    categories = delivered.groups.categories
-    files: dict[Path, bytes] = {}
-    if form == "coco":
-        for source in sources:
-            own = pl.col("source") == source
-            collection = _collection(labels.filter(own), mentions.filter(own), categories.filter(own))
-            name = Path(source).name
-            files[folder / name] = write_coco(collection, file=name).files[name]
-    else:
-        written = _write(form, _collection(labels, mentions.filter(kind="label"), categories))
-        below = folder / f"corrected_{form}_files"
-        ending = ".xml" if form == "voc" else ".txt"
-        changed = {Path(source).name for source in sources}
-        for name, data in written.files.items():
-            if name.endswith(ending) and Path(name).name in changed:
-                files[below / name] = data
-    for path, data in files.items():
+    files: dict[str, dict[Path, bytes]] = {}
+    for form in forms:
+        own = delivered.groups.labels.filter(pl.col("format") == form)["source"].unique()
+        of_form = sources.filter(sources.is_in(own.implode()))
+        files[form] = _files(form, of_form.to_list(), labels, delivered, folder)
+    if origin is not None:
+        delivered_files = {(origin / source).resolve() for source in sources}
+        for path in (path for found in files.values() for path in found):
+            if path.resolve() in delivered_files:
+                raise ConfigError(
+                    f"{path} would be written over the file as it was delivered; take another results_dir"
+                )
+    for path, data in (pair for found in files.values() for pair in found.items()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    return tuple(files)
+    return {form: tuple(found) for form, found in files.items()}
+
+
+def _files(
+    form: str, sources: list[str], labels: pl.DataFrame, delivered: Delivered, folder: Path
+) -> dict[Path, bytes]:
+    said, categories = delivered.groups.mentions, delivered.groups.categories
+    if form in {"coco", "odvg"}:
+        found = {}
+        for source in sources:
+            own = pl.col("source") == source
+            # ODVG's classes are in a file of their own, if anywhere.
+            names = categories.filter(own) if form == "coco" else categories
+            collection = _collection(labels.filter(own), said.filter(own), names)
+            name = Path(source).name
+            written = (
+                write_coco(collection, file=name)
+                if form == "coco"
+                else write_odvg(collection, lines=name, label_map=None)
+            )
+            found[folder / name] = written.files[name]
+        return found
+    mine = pl.col("source").is_in(sources)
+    written = _write(form, _collection(labels.filter(mine), said.filter(mine, kind="label"), categories))
+    below = folder / f"corrected_{form}_files"
+    ending = ".xml" if form == "voc" else ".txt"
+    changed = {Path(source).name for source in sources}
+    return {
+        below / name: data
+        for name, data in written.files.items()
+        if name.endswith(ending) and Path(name).name in changed
+    }
 
 
 def _write(form: str, collection: Collection) -> Written:

@@ -164,7 +164,7 @@ def validate(
         job.review.findings.write_csv(findings)
         click.echo(f"All findings are in {findings}")
         if spec.apply_correction:
-            _echo_corrected(job, spec.output)
+            _echo_corrected(job, spec.output, None if lake else Path(spec.data.ann_path))
         if suites or data_docs:
             _run_suites(job.review, spec.output, suites)
         click.echo(f"Gate: {job.review.gate.verdict.value}")
@@ -283,16 +283,17 @@ def _echo_further(review: Any) -> None:
         click.echo(f"  {count} {rule} ({severity})")
 
 
-def _echo_corrected(job: _Job, folder: Path) -> None:
+def _echo_corrected(job: _Job, folder: Path, annotations: Path | None) -> None:
     from dropmill.corrected import write_corrected
 
-    form = job.delivered.material.format
-    files = write_corrected(job.delivered, job.review, folder)
-    click.echo(f"Total {form} files to be corrected - {len(files)}")
-    if form == "coco" and files:
-        click.echo(f"Corrected coco file is available at {', '.join(map(str, files))}")
-    elif files:
-        click.echo(f"Corrected {form} files are available at {folder / f'corrected_{form}_files'}")
+    origin = annotations.parent if annotations and annotations.is_file() else annotations
+    written = write_corrected(job.delivered, job.review, folder, origin=origin)
+    for form, files in (written or {job.delivered.material.format: ()}).items():
+        click.echo(f"Total {form} files to be corrected - {len(files)}")
+        if form in {"coco", "odvg"} and files:
+            click.echo(f"Corrected {form} file is available at {', '.join(map(str, files))}")
+        elif files:
+            click.echo(f"Corrected {form} files are available at {folder / f'corrected_{form}_files'}")
 
 
 def _run_suites(review: Any, folder: Path, suites: Sequence[str]) -> None:

@@ -235,6 +235,67 @@ def test_other_forms_are_corrected_in_their_own_form(form: str, tmp_path: Path) 
     assert "Number of invalid annotations : 0" in again.output
 
 
+def test_a_corrected_odvg_file_keeps_its_labels_and_what_it_says_of_images(tmp_path: Path) -> None:
+    line = {
+        "filename": "a.jpg",
+        "height": 50,
+        "width": 100,
+        "detection": {
+            "instances": [
+                {"bbox": [90.5, 10, 130, 30], "label": 7, "category": "car"},
+                {"bbox": [1, 2, 30, 40], "label": 3, "category": "van"},
+            ]
+        },
+    }
+    labels = tmp_path / "in" / "labels.jsonl"
+    labels.parent.mkdir()
+    labels.write_text(json.dumps(line) + "\n")
+    words = (f"data.output_dir={tmp_path}/out", f"data.ann_path={labels}", "apply_correction=True")
+    result = run("validate", "data.input_format=ODVG", *words)
+    assert f"Corrected odvg file is available at {tmp_path}/out/labels.jsonl" in result.output
+    after = json.loads((tmp_path / "out" / "labels.jsonl").read_text())
+    line["detection"]["instances"][0]["bbox"] = [90.5, 10, 100, 30]  # type: ignore[index]
+    assert after == line
+
+
+def test_forms_that_are_not_written_are_named_and_those_beside_them_are_not_written_either(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shape = {"label": "car", "shape_type": "rectangle", "points": [[90, 10], [130, 30]]}
+    label = {"imagePath": "a.jpg", "imageWidth": 100, "imageHeight": 50, "shapes": [shape]}
+    (folder / "a.json").write_text(json.dumps({"version": "5.0", "flags": {}, "imageData": None, **label}))
+    voc = (
+        "<annotation><filename>b.jpg</filename><size><width>100</width><height>50</height></size>"
+        "<object><name>car</name><bndbox><xmin>90</xmin><ymin>10</ymin><xmax>120</xmax><ymax>30</ymax></bndbox>"
+        "</object></annotation>"
+    )
+    (folder / "b.xml").write_text(voc)
+    words = (f"data.output_dir={tmp_path}/out", f"data.ann_path={folder}", "apply_correction=True")
+    refused = run("validate", "data.input_format=AUTO", *words)
+    assert "no corrected files of the form labelme; they are written as kitti, coco" in str(refused.exception)
+    assert not (tmp_path / "out" / "corrected_voc_files").exists()
+    (folder / "a.json").unlink()
+    assert "Total voc files to be corrected - 1" in run("validate", "data.input_format=AUTO", *words).output
+
+
+def test_a_delivered_file_is_never_written_over(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.json"
+    text = json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [90, 10, 30, 20]}],
+            "categories": [{"id": 1, "name": "car"}],
+        }
+    )
+    labels.write_text(text)
+    words = ("data.input_format=COCO", f"data.ann_path={labels}", "apply_correction=True")
+    refused = run("validate", *words, f"results_dir={tmp_path}")
+    assert "would be written over the file as it was delivered" in str(refused.exception)
+    assert labels.read_text() == text
+
+
 @pytest.mark.slow
 def test_analyze_writes_graphs_tables_pictures_and_a_report(shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
