@@ -19,7 +19,8 @@ from dropmill.sources import Sources, open_sources
 from ingest.batch import Batch, Committer, Counts
 from ingest.jobs import Jobs
 from ingest.lease import lease_of
-from ingest.reconcile import changes_of, look, reconcile
+from ingest.micro_batch import micro_batch
+from ingest.reconcile import reconcile
 from ingest.set_findings import note_batch
 from ingest.tasks import RayParser, start_ray
 from ingest.triggers import Triggers
@@ -257,27 +258,22 @@ class Service:
             self._next_listing = min(self._next_listing, time.monotonic() + _LONGEST_PAUSE_S)
 
     def _micro_batch(self, committer: Committer) -> None:
-        """Gather what sources tell of; commit it when the batch is full or has waited long enough."""
-        limit = self._config.ingest.batch_objects
-        self._gathered.gather(2 * limit)
-        due = self._gathered.due(limit)
         # To wait for half as long as a batch takes makes batches larger where much arrives, and little later.
-        wait = min(self._config.ingest.batch_wait_s, self._last_batch_s / 2)
-        if not due or (len(due) < limit and time.monotonic() - min(w.since for w in due.values()) < wait):
+        done = micro_batch(
+            self._gathered,
+            committer,
+            self._store,
+            self._rule,
+            limit=self._config.ingest.batch_objects,
+            wait_s=min(self._config.ingest.batch_wait_s, self._last_batch_s / 2),
+        )
+        if done is None:
             return
-        found = [(key, waiting.info) for key, waiting in due.items() if waiting.looked]
-        found += look(self._store, (key for key, waiting in due.items() if not waiting.looked))
-        events = changes_of(committer, self._rule, found)
-        left = {}
-        if events:
-            began = time.monotonic()
-            batch = committer.plan(events)
-            counts = committer.run(batch)
-            left = committer.left
-            self._last_batch_s = time.monotonic() - began
-            self._note(batch, counts, len(self._gathered) - len(due), self._last_batch_s)
-        for waited in self._gathered.done(due, left):
-            self.metrics.lag_seconds.observe(waited)
+        if done.batch is not None:
+            self._last_batch_s = done.seconds
+            self._note(done.batch, done.counts, len(self._gathered), done.seconds)
+        for lag in done.lags_s:
+            self.metrics.lag_seconds.observe(lag)
 
     def _note(self, batch: Batch, counts: Counts, left: int, seconds: float) -> None:
         self.metrics.note(batch, counts, seconds)
