@@ -19,6 +19,7 @@ from quality.limits import Limits as RuleLimits
 from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from storage.object_store import ObjectStore
+from transforms.conversion.mapping import read_mapping
 
 
 class _Strict(BaseModel):
@@ -147,6 +148,10 @@ class QualityConfig(_Strict):
     """Mend boxes that break a rule; leave out those that cannot be mended."""
     label_order: tuple[str, ...] = ()
     """Folders (below the data set) whose labels win where several speak of one image."""
+    mappings: dict[str, Path] = Field(default_factory=dict)
+    """Data set (``*``: all others) to a YAML file of ``target: [source, ...]``: the names that classes get in
+    ``annotations``, while ``labels`` keep those that were delivered. Classes without a target keep theirs.
+    """
     rules: RulesConfig = RulesConfig()
     expectations: tuple[ExpectationsConfig, ...] = ()
     """Great Expectations suites that are run when a batch is in the tables and nothing else waits."""
@@ -260,6 +265,7 @@ class Config(_Strict):
         return Settings(
             apply_correction=self.quality.apply_correction,
             label_order=self.quality.label_order,
+            mappings={name: read_mapping(file) for name, file in self.quality.mappings.items()},
             rules=self.quality.rules.selection(),
         )
 
@@ -307,7 +313,10 @@ def load_config(path: Path) -> Config:
         config = Config.model_validate(content)
     except ValidationError as error:
         raise _readable(path, tree, error) from error
-    return _from_folder(config, path.resolve().parent)
+    config = _from_folder(config, path.resolve().parent)
+    # What is wrong with the files that it names is better said now than with the first batch.
+    config.settings()
+    return config
 
 
 def check_apart(bucket: ObjectStore, lake: ObjectStore) -> None:
@@ -341,9 +350,11 @@ def _from_folder(config: Config, folder: Path) -> Config:
     expectations = tuple(
         one.model_copy(update={"suite": absolute_path(one.suite)}) for one in config.quality.expectations
     )
+    mappings = {name: absolute_path(file) for name, file in config.quality.mappings.items()}
+    quality = config.quality.model_copy(update={"expectations": expectations, "mappings": mappings})
     return config.model_copy(
         update={
-            "quality": config.quality.model_copy(update={"expectations": expectations}),
+            "quality": quality,
             "bucket": absolute(config.bucket),
             "lake": absolute(config.lake),
             "pipelines": pipelines,

@@ -20,6 +20,7 @@ from quality.selection import Selection
 from quality.sets import declared_sizes, images_without_label, uniform_images
 from storage import schemas
 from storage.lake import LaneCommit
+from transforms.conversion.mapping import ClassMapping, map_classes
 from transforms.delivery import stem_of, without_extension
 from transforms.normalise import Groups, Normalised, dataset_path, normalise
 
@@ -35,6 +36,8 @@ class Settings:
     """Mend boxes that break a rule; what cannot be mended is left out of ``annotations``."""
     label_order: Sequence[str] = ()
     """Folders or files whose labels win where several speak of one image."""
+    mappings: Mapping[str, ClassMapping] = field(default_factory=dict)
+    """Data set (``*``: all others) to the names that its classes get in ``annotations``."""
     rules: Selection = field(default_factory=Selection)
     """The warnings that are looked for."""
 
@@ -92,7 +95,7 @@ def derive(
         if drawn_in:
             _add(stems, drawn_in)
             normal = normal_of(stems)
-    boxes = rules.with_lists(normal.boxes)
+    boxes = rules.with_lists(map_classes(normal.boxes, settings.mappings))
     checked = check_boxes(boxes, correct=settings.apply_correction, rules=rules.box_rules())
     findings = pl.concat(
         [

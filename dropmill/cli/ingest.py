@@ -43,6 +43,13 @@ from storage.object_store import ObjectStore
     help="Labels of this folder win where several speak of one image (may be repeated).",
 )
 @click.option(
+    "--mapping",
+    "mappings",
+    multiple=True,
+    metavar="[DATASET=]FILE",
+    help="Class names of annotations: a YAML file of `target: [source, ...]`, for one data set or for all.",
+)
+@click.option(
     "--batch-objects",
     default=IngestConfig().batch_objects,
     show_default=True,
@@ -60,6 +67,7 @@ def command(
     correct: bool,
     config_file: Path | None,
     label_order: tuple[str, ...],
+    mappings: tuple[str, ...],
     batch_objects: int,
     ray_address: str | None,
     as_json: bool,
@@ -83,7 +91,7 @@ def command(
         bucket=bucket,
         lake=lake_url,
         dataset=dataset,
-        quality=_quality(config_file, correct, label_order),
+        quality=_quality(config_file, correct, label_order, mappings),
     )
     lake = Lake.create(lake_url)
     start_ray(ray_address)
@@ -101,11 +109,21 @@ def command(
     return 1 if done.counts.quarantined else 0
 
 
-def _quality(file: Path | None, correct: bool, label_order: tuple[str, ...]) -> QualityConfig:
+def _quality(
+    file: Path | None, correct: bool, label_order: tuple[str, ...], mappings: tuple[str, ...]
+) -> QualityConfig:
     """The rules of a file, or those that run by themselves; what the command line says wins."""
     quality = load_config(file).quality if file else QualityConfig()
     given: dict[str, Any] = {"label_order": label_order} if label_order else {}
+    if mappings:
+        given["mappings"] = dict(map(_mapping, mappings))
     return quality.model_copy(update={**given, "apply_correction": correct and quality.apply_correction})
+
+
+def _mapping(word: str) -> tuple[str, Path]:
+    """A data set (``*`` for all) and its file; a file whose own name has an equals sign is still a file."""
+    dataset, equals, file = word.partition("=")
+    return (dataset, Path(file)) if equals and not Path(word).exists() else ("*", Path(word))
 
 
 def _pass(store: ObjectStore, lake: Lake, config: Config, batch_objects: int) -> Pass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,11 +35,27 @@ class ClassMapping:
         return kept.with_columns(columns)
 
 
+def map_classes(boxes: pl.DataFrame, mappings: Mapping[str, ClassMapping]) -> pl.DataFrame:
+    """Rename ``category``, data set by data set; ``*`` stands for those that have no mapping of their own.
+
+    Classes without a target keep their names.
+    """
+    if not mappings or boxes.is_empty():
+        return boxes
+    category = pl.col("category")
+    for dataset in boxes["dataset"].unique():
+        mapping = mappings.get(dataset, mappings.get("*"))
+        if mapping is not None:
+            renamed = pl.col("category").replace(mapping.of_source)
+            category = pl.when(pl.col("dataset") == dataset).then(renamed).otherwise(category)
+    return boxes.with_columns(category.alias("category"))
+
+
 def read_mapping(path: Path) -> ClassMapping:
     """Read a mapping file. Raises :class:`ConfigError` for another form, or a source with two targets."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: the class mapping cannot be read: {error}") from error
     entries = content if isinstance(content, list) else [content]
     of_source: dict[str, str] = {}
