@@ -71,7 +71,7 @@ def train_with_ray(
     try:
         result = trainer.fit()
     except Exception as error:
-        raise _cause(error) from error
+        raise failure_cause(error) from error
     if result.checkpoint is None or result.metrics is None:
         raise TrainingError(f"{folder}: Ray Train ended without a checkpoint; look at its logs there")
     return RayTrainResult(checkpoint_dir=Path(result.checkpoint.path), metrics=dict(result.metrics))
@@ -116,7 +116,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(staging))
 
 
-def _cause(error: BaseException) -> DropmillError:
+def failure_cause(error: BaseException) -> DropmillError:
     """Our own error where Ray wrapped one, else a ``TrainingError`` with the innermost message."""
     inner: BaseException = error
     seen = {id(inner)}

@@ -1,0 +1,104 @@
+"""The training of MAL inside Ray Train: processes, restarts and storage by Ray, the rest by ``fit``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from storage.errors import TrainingError
+from training.mal.coco_file import CocoFile
+from training.mal.spec import MalSpec
+from training.ray_train import RayTrainResult, failure_cause
+from training.samples import Sample
+
+
+def fit_with_ray(
+    spec: MalSpec,
+    train: Sequence[Sample],
+    results_dir: str | Path,
+    *,
+    name: str,
+    val: CocoFile | None = None,
+    num_workers: int = 1,
+    use_gpu: bool = False,
+    cpus_per_worker: float = 1,
+    max_failures: int = 2,
+) -> RayTrainResult:
+    """Train with ``num_workers`` processes (``strategy``: DDP or FSDP); checkpoints lie in ``results_dir``.
+
+    ``results_dir`` is a folder that every node sees; Ray's own records are in its folder ``ray``. A worker
+    that dies is started again at most ``max_failures`` times and goes on from the last checkpoint; so does a
+    call with the same folder. Raises ``TrainingError`` where training failed, with what the worker said.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    folder = Path(results_dir).resolve()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "spec": spec,
+            "train": ray.put(list(train)),
+            "val": ray.put(val),
+            "folder": str(folder),
+            "threads": max(1, int(cpus_per_worker)),
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker}
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(folder / "ray"),
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise failure_cause(error) from error
+    if result.checkpoint is None or result.metrics is None:
+        raise TrainingError(f"{folder}: Ray Train ended without a checkpoint; look at its logs there")
+    return RayTrainResult(checkpoint_dir=Path(result.checkpoint.path), metrics=dict(result.metrics))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What each process runs. Results lie in shared storage, so that a process started again finds them."""
+    import ray
+    import torch
+    from ray import train as ray_train
+
+    from training.mal.loop import EpochReport, fit
+    from training.mal.parallel import Place
+
+    torch.set_num_threads(settings["threads"])
+    context = ray_train.get_context()
+    place = Place(rank=context.get_world_rank(), world=context.get_world_size())
+    spec: MalSpec = settings["spec"]
+    folder = Path(settings["folder"])
+
+    def report(done: EpochReport) -> None:
+        # Ray keeps metrics only beside a checkpoint: the last epoch's go with the final weights, below.
+        if done.epoch < spec.train.num_epochs:
+            ray_train.report(dict(done.metrics))
+
+    outcome = fit(
+        spec,
+        ray.get(settings["train"]),
+        folder,
+        val=ray.get(settings["val"]),
+        place=place,
+        on_epoch=report,
+        device=ray_train.torch.get_device(),
+        workers=spec.dataset.num_workers_per_gpu if torch.cuda.is_available() else 0,
+    )
+    if place.rank != 0:
+        ray_train.report(dict(outcome.metrics))
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as staging:
+        os.link(outcome.checkpoint, Path(staging) / outcome.checkpoint.name)
+        ray_train.report(dict(outcome.metrics), checkpoint=ray_train.Checkpoint.from_directory(staging))
