@@ -211,15 +211,24 @@ class LaneCommit:
         self._commit(name, rows, None)
 
     def plan(self, row: pa.Table) -> None:
-        """Write the batch's own row ahead of its work; nothing where it stands there already.
+        """Write the batch's own row ahead of its work.
 
-        It has a transaction of its own, because the batch's is for what the work brings.
+        It has a transaction of its own, because the batch's is for what the work brings. Raises
+        CommitConflictError where another writer has planned that number, or still works on the one before: a
+        later batch that is committed first would make the tables believe that they have the earlier one.
         """
         table = self._tables["batches"]
         transaction = Transaction(_plans_of(self.lane), self.number)
-        done = table.transaction_version(transaction.app_id)
-        if done is None or done < self.number:
-            self._write(table, row, None, transaction)
+        planned = table.transaction_version(transaction.app_id) or 0
+        finished = table.transaction_version(self.lane) or 0
+        if planned != self.number - 1 or finished != planned:
+            raise CommitConflictError(
+                f"lane {self.lane}: batch {planned} was planned and batch {finished} is done; batch "
+                f"{self.number} has to wait",
+                lane=self.lane,
+                batch=self.number,
+            )
+        self._write(table, row, None, transaction)
 
     def finish(self, row: pa.Table) -> None:
         """Mark the batch done: the last commit of all."""
