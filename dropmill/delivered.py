@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 import pyarrow as pa
 
+from ingest.parse import MASK_FOLDER
 from quality.pictures import Look, look_at
 from quality.review import Material
 from quality.sets import as_findings, findings_of
@@ -224,7 +225,9 @@ def _read_images(
         }
 
     rows, faults = [], []
-    for row in _each(read, [path for path in _files(images) if is_image_name(path.name)], workers):
+    paths = [path for path in _files(images) if is_image_name(path.name)]
+    pictures = [path for path in paths if not MASK_FOLDER.search(path.relative_to(images).as_posix())]
+    for row in _each(read, pictures, workers):
         if "fault" in row:
             faults.append(row["fault"])
         else:

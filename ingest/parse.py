@@ -26,8 +26,9 @@ _LARGE_JSON_BYTES = 32_000_000
 
 # Pictures that are labels of other pictures, under their names: VOC's, Penn-Fudan's, Cityscapes' and the
 # like.
-_MASK_FOLDER = re.compile(
-    r"(^|/)(Segmentation(Class|Object)\w*|PedMasks|(gt|instance|semantic)?_?masks?)/", re.IGNORECASE
+MASK_FOLDER = re.compile(
+    r"(^|/)(Segmentation(Class|Object)\w*|PedMasks|panoptic_\w+|(gt|instance|semantic)?_?masks?)/",
+    re.IGNORECASE,
 )
 _TRIES = 3
 
@@ -189,7 +190,7 @@ def _read(
     path = dataset_path(event.key, prefix)
     with store.open(event.key, planned) as file:
         head = file.read(_HEAD_BYTES)
-        if is_image(head) and _MASK_FOLDER.search(path):
+        if is_image(head) and MASK_FOLDER.search(path):
             return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
         if is_image(head) or (not head and _looks_like_image(path)):
             return _read_image(store, event, file, path, dataset, limits)

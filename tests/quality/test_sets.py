@@ -100,3 +100,14 @@ def test_an_unreadable_image_is_a_finding_and_its_labels_wait(shared_data: Path,
 def _broken(shared_data: Path) -> str:
     (path,) = (shared_data / "image-oddities").rglob("broken.png")
     return path.relative_to(shared_data / "image-oddities").as_posix()
+
+
+def test_pictures_of_masks_are_no_images_of_the_set(tmp_path: Path) -> None:
+    for folder in ("images", "SegmentationObject", "panoptic_val", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (100, 50), "grey").save(tmp_path / folder / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("Car 0 0 0 10 10 40 40 0 0 0 0 0 0 0\n")
+    material = read_folder(tmp_path, tmp_path).material
+    assert material.images["sample"].to_list() == ["images/a"]
+    assert material.boxes["sample"].to_list() == ["images/a"]
