@@ -1,0 +1,1 @@
+"""Shards: files of many samples, ready to stream into training."""
