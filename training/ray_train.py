@@ -36,12 +36,14 @@ def train_with_ray(
     cpus_per_worker: float = 1,
     threads_per_worker: int | None = None,
     max_failures: int = 2,
+    results_dir: str | Path | None = None,
 ) -> RayTrainResult:
     """Train with ``num_workers`` processes under Ray Train and keep everything in ``storage_path/name``.
 
-    ``storage_path`` is an absolute folder that every node sees. A worker that dies is started again at most
-    ``max_failures`` times and goes on from the last checkpoint; so does a call with the same ``name``. Raises
-    ``TrainingError`` where training failed, with what the worker said.
+    ``storage_path`` is an absolute folder that every node sees, and so is ``results_dir`` (default: the
+    folder ``results`` in it), where the loop leaves its checkpoints and metrics. A worker that dies is
+    started again at most ``max_failures`` times and goes on from the last checkpoint; so does a call with the
+    same ``name``. Raises ``TrainingError`` where training failed, with what the worker said.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -52,7 +54,7 @@ def train_with_ray(
         "spec": spec,
         "train": ray.put(list(train)),
         "val": ray.put(list(val)),
-        "results_dir": str(folder / "results"),
+        "results_dir": str(Path(results_dir).resolve() if results_dir else folder / "results"),
         "threads": threads_per_worker or max(1, int(cpus_per_worker)),
     }
     trainer = TorchTrainer(

@@ -68,6 +68,19 @@ class Frame:
         )
 
 
+def frame_of(sample: Sample) -> Frame:
+    """A sample as a frame that says itself where its image lies."""
+    return Frame(
+        id=sample.id,
+        width=sample.width,
+        height=sample.height,
+        categories=sample.categories,
+        boxes=sample.boxes,
+        ignore=sample.ignore,
+        uri=sample.uri,
+    )
+
+
 def write_frames(path: Path, frames: Iterable[Frame]) -> None:
     """Write a TFRecord file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

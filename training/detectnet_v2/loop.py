@@ -115,15 +115,17 @@ def fit(
     resume: bool = True,
     device: torch.device | str | None = None,
     workers: int = 0,
+    name: str = "model",
 ) -> FitResult:
     """Train a detector and leave its weights, checkpoints and ``metrics.jsonl`` in ``results_dir``.
 
     The same spec, samples and seed give the same weights, also when the run was interrupted and is continued
-    from a checkpoint (on the same kind of machine). ``workers`` are processes that read images. Raises
+    from a checkpoint (on the same kind of machine). ``workers`` are processes that read images; the weights
+    of the last epoch get ``name``. Raises
     ``ConfigError`` for a spec that cannot be trained, ``TrainingError`` for data without objects, checkpoints
     of another run, and a cost that is not finite.
     """
-    run = _Run(spec, train, val, Path(results_dir), distributed or Distributed(), device, workers)
+    run = _Run(spec, train, val, Path(results_dir), distributed or Distributed(), device, workers, name)
     if resume:
         run.resume()
     history: list[Mapping[str, float]] = []
@@ -154,7 +156,9 @@ class _Run:
         place: Distributed,
         device: torch.device | str | None,
         workers: int,
+        name: str,
     ) -> None:
+        self._name = name
         self._spec, self._dir, self._place = spec, results_dir, place
         self._device = _device(device)
         self._precision = choose_precision(spec, self._device)
@@ -389,7 +393,7 @@ class _Run:
         """Write the last weights and say what came out."""
         if self._visualiser is not None:
             self._visualiser.close()
-        model_path, best_path = self._dir / "weights" / "model.pt", self._dir / "weights" / "best.pt"
+        model_path, best_path = self._dir / "weights" / f"{self._name}.pt", self._dir / "weights" / "best.pt"
         if self._place.rank == 0:
             save_checkpoint(model_path, self.model, self._spec, metrics=self._last_metrics)
         if self._place.world > 1:

@@ -1,0 +1,274 @@
+"""``train``: on TFRecords, or on the tables of a lake."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pyarrow as pa
+
+from dropmill.cli.detectnet_v2 import options
+from dropmill.logs import set_up_logging
+from storage import schemas
+from storage.errors import ConfigError, DropmillError
+from storage.lake import Lake
+
+if TYPE_CHECKING:
+    from training.detectnet_v2.spec import TrainSpec
+    from training.samples import Sample
+
+
+@click.command("train")
+@options.experiment_spec(required=False)
+@click.option(
+    "-r", "--results_dir", type=options.PATH, help="With the spec's own data: folder of the results."
+)
+@click.option("-n", "--model_name", default="model", show_default=True, help="Of the weights, with -r.")
+@click.option("--lake", "lake_url", help="Train on the tables of this lake, and write results there.")
+@click.option("--run", help="Do this row of the table runs (this is how the service starts its jobs).")
+@click.option("--dataset", help="Train on this data set, as the tables are now.")
+@click.option("--epochs", type=click.IntRange(1), help="Without a spec: epochs.")
+@click.option("--batch-size", type=click.IntRange(1), help="Without a spec: images a step and worker.")
+@click.option("--input-width", type=click.IntRange(32), help="Without a spec: width of the network's input.")
+@click.option("--input-height", type=click.IntRange(32), help="Without a spec: its height.")
+@click.option("--pretrained", type=options.FILE, help="A checkpoint whose weights are taken.")
+@click.option(
+    "--gpus", "workers", default=1, show_default=True, type=click.IntRange(1), help="Processes, one a GPU."
+)
+@click.option("--use_amp", is_flag=True, help="Mixed precision, as cost_scaling.enabled.")
+@click.option("--loaders", type=click.IntRange(0), help="With -r: processes that read pictures.")
+@click.option("--ray-address", help="A Ray cluster (else that of the job this runs in, else one is started).")
+@options.without_meaning
+@options.as_json
+def train(
+    spec_file: Path | None,
+    results_dir: Path | None,
+    model_name: str,
+    lake_url: str | None,
+    run: str | None,
+    dataset: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    input_width: int | None,
+    input_height: int | None,
+    pretrained: Path | None,
+    workers: int,
+    loaders: int | None,
+    ray_address: str | None,
+    *,
+    use_amp: bool,
+    as_json: bool,
+) -> None:
+    """Train a detector: with -e and -r on the TFRecords of a spec, with --lake on a data set of a lake.
+
+    The same command goes on from the last checkpoint. On a lake the model is also evaluated, exported and
+    compiled, and it is all written down in the tables.
+    """
+    if lake_url is None:
+        _train_files(
+            spec_file, results_dir, model_name, pretrained, workers, loaders, ray_address,
+            use_amp=use_amp, as_json=as_json,
+        )  # fmt: skip
+        return
+    if (run is None) == (dataset is None):
+        raise click.UsageError("give either --dataset or --run")
+    from dropmill.config import TrainConfig
+
+    set_up_logging(as_json=not sys.stderr.isatty(), level=logging.INFO)
+    lake = Lake.open(lake_url)
+    mine = run is None
+    if dataset is not None:
+        config = TrainConfig(
+            spec=spec_file and spec_file.resolve(),
+            epochs=epochs,
+            batch_size=batch_size,
+            input_width=input_width,
+            input_height=input_height,
+            pretrained=pretrained and pretrained.resolve(),
+            workers=workers,
+        )
+        run = _new_run(lake, dataset, config.model_dump(mode="json", exclude_none=True))
+    assert run is not None
+    metrics = _work(lake, run, ray_address, mine=mine)
+    if as_json:
+        click.echo(json.dumps({"run": run, "metrics": metrics}))
+    else:
+        click.echo(f"{run}: mAP50 {metrics.get('mAP50', 0.0):.3f}; files in {lake.url}/artifacts/runs/{run}")
+
+
+def _train_files(
+    spec_file: Path | None,
+    results_dir: Path | None,
+    model_name: str,
+    pretrained: Path | None,
+    workers: int,
+    loaders: int | None,
+    ray_address: str | None,
+    *,
+    use_amp: bool,
+    as_json: bool,
+) -> None:
+    if spec_file is None or results_dir is None:
+        raise click.UsageError("give -e and -r, or --lake with --dataset")
+    from training.detectnet_v2.dataset import check_classes
+    from training.detectnet_v2.sources import read_sources
+    from training.detectnet_v2.spec import load_spec
+
+    # Its own progress goes to the terminal; what else happens is logged.
+    options.quiet_logging()
+    spec = load_spec(spec_file)
+    if use_amp:
+        scaling = replace(spec.training_config.cost_scaling, enabled=True)
+        spec = replace(spec, training_config=replace(spec.training_config, cost_scaling=scaling))
+    if pretrained is not None:
+        spec = replace(spec, model_config=replace(spec.model_config, pretrained_model_file=str(pretrained)))
+    sources = read_sources(spec.dataset_config, str(spec_file))
+    check_classes(spec, sources.train, sources.val)
+    if workers > 1 or ray_address is not None:
+        metrics, weights = _with_ray(spec, sources.train, sources.val, results_dir, workers, ray_address)
+    else:
+        metrics, weights = _in_this_process(
+            spec, sources.train, sources.val, results_dir, model_name, loaders
+        )
+    if as_json:
+        click.echo(json.dumps({"weights": str(weights), "metrics": metrics}))
+        return
+    measured = f"mAP50 {metrics['val_map50']:.3f}, " if "val_map50" in metrics else ""
+    click.echo(
+        f"{measured}cost {metrics.get('cost', 0.0):.4g} after epoch {metrics.get('epoch', 0):.0f}: {weights}"
+    )
+
+
+def _in_this_process(
+    spec: TrainSpec,
+    train_samples: list[Sample],
+    val: list[Sample],
+    folder: Path,
+    name: str,
+    loaders: int | None,
+) -> tuple[dict[str, float], Path]:
+    import os
+
+    from dropmill.cli.detectnet_v2.progress import TrainingProgress
+    from training.detectnet_v2.loop import fit
+
+    if loaders is None:
+        import torch
+
+        # Beside a GPU pictures are read by other processes; on a CPU these would only take its cores away.
+        loaders = min(8, len(os.sched_getaffinity(0)) - 1) if torch.cuda.is_available() else 0
+    with TrainingProgress() as progress:
+        result = fit(
+            spec,
+            train_samples,
+            val,
+            folder,
+            on_epoch=progress.epoch,
+            on_step=progress.step,
+            workers=loaders,
+            name=name,
+        )
+    trainable, fixed = result.parameters
+    click.echo(f"Total params: {trainable + fixed:,}", err=True)
+    click.echo(f"Trainable params: {trainable:,}", err=True)
+    click.echo(f"Non-trainable params: {fixed:,}", err=True)
+    return dict(result.metrics), result.model_path
+
+
+def _with_ray(
+    spec: TrainSpec,
+    train_samples: list[Sample],
+    val: list[Sample],
+    folder: Path,
+    workers: int,
+    ray_address: str | None,
+) -> tuple[dict[str, float], Path]:
+    import os
+
+    import ray
+
+    from dropmill.follow import Follow
+    from ingest.tasks import start_ray
+    from training.ray_train import train_with_ray
+
+    start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
+    try:
+        with Follow(folder / "metrics.jsonl"):
+            result = train_with_ray(
+                spec,
+                train_samples,
+                val,
+                folder / "ray",
+                name="train",
+                num_workers=workers,
+                use_gpu=_gpus() > 0,
+                results_dir=folder,
+            )
+    finally:
+        ray.shutdown()
+    return dict(result.metrics), folder / "weights" / "model.pt"
+
+
+def _work(lake: Lake, run: str, ray_address: str | None, *, mine: bool) -> dict[str, float]:
+    """Do a run here. Its failure is written down where nobody else does so (``mine``)."""
+    import os
+
+    import ray
+
+    from dropmill.training_run import TrainingRun
+    from ingest.tasks import start_ray
+
+    start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
+    try:
+        work = TrainingRun(lake, run)
+        try:
+            return work.work(threads=len(os.sched_getaffinity(0)), use_gpu=_gpus() > 0)
+        except Exception as error:
+            if mine:
+                work.fail(str(error))
+            if isinstance(error, DropmillError):
+                raise
+            raise DropmillError(f"run {run}: {type(error).__name__}: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+def _gpus() -> float:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0)
+
+
+def _new_run(lake: Lake, dataset: str, parameters: dict[str, object]) -> str:
+    labelled = lake.sql(
+        "SELECT count(*) AS n FROM images WHERE dataset = $1 AND labelled", parameters=[dataset]
+    ).to_pylist()[0]["n"]
+    if not labelled:
+        known = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM images").to_pylist()]
+        raise ConfigError(
+            f"{lake.url}: no labelled image in data set {dataset!r}; data sets: {sorted(known)}"
+        )
+    now = datetime.now(UTC)
+    row = {
+        "run": f"by-hand-{now:%Y%m%d-%H%M%S-%f}",
+        "pipeline": "by hand",
+        "step": "model detectnet_v2 train",
+        "dataset": dataset,
+        # Not "submitted": a service on this lake would take it for one of its own.
+        "state": "running",
+        "snapshot": json.dumps(lake.snapshot()),
+        "parameters": json.dumps(parameters),
+        "metrics": "{}",
+        "outputs": "{}",
+        "labelled_images": labelled,
+        "submitted_at": now,
+    }
+    lake.put("runs", pa.Table.from_pylist([row], schema=schemas.RUNS), keys=["run"])
+    return str(row["run"])
