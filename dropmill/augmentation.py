@@ -10,6 +10,7 @@ import polars as pl
 
 from quality.balance import class_balance
 from transforms.augment.generate import Report, generate, prepare
+from transforms.augment.into_shards import folder_into_shards
 from transforms.augment.preview import draw_sheet
 from transforms.augment.sample import LabelledImage
 from transforms.augment.spec import AugmentSpec
@@ -32,6 +33,10 @@ def augment(spec: AugmentSpec, *, progress: Progress = lambda _done, _all: None)
 
         spread = spread_over(spec)
     report = generate(spec, work, carry_out_all=spread, progress=lambda done: progress(done, every))
+    if spec.shards.format != "none":
+        names = (plan.name for plan in work.plans if plan.name not in report.failed)
+        shards = folder_into_shards(spec, work, report.folder / "images", names)
+        report.notes.append(f"{len(shards.index.shards)} shards are in {report.folder / 'shards'}")
     return report, time.monotonic() - start
 
 

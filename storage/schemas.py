@@ -199,6 +199,10 @@ SHARDS = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("run", pa.string()),
         pa.field("made_at", UTC_TIME),
+        pa.field("format", pa.string()),  # webdataset, tfrecord
+        pa.field("objects", pa.string()),  # JSON: category -> objects in it
+        pa.field("snapshot", pa.string()),  # JSON: table -> version
+        pa.field("parameters", pa.string()),  # JSON: the augmentation's spec
     ]
 )
 

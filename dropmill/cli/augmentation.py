@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from storage.errors import ConfigError
 
 if TYPE_CHECKING:
     from transforms.augment.generate import Report
@@ -40,7 +43,18 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
 
 @augmentation.command("generate")
 @_shared
-def generate(spec_file: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+@click.option("--lake", help="Augment a data set of this lake, into shards of the lake.")
+@click.option("--dataset", help="The data set of the lake.")
+@click.option("--split", help="Only the images of this split (train, val, test), of the lake.")
+def generate(
+    spec_file: Path | None,
+    overrides: tuple[str, ...],
+    lake: str | None,
+    dataset: str | None,
+    split: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """Write augmented images, their labels, and the parameters of each.
 
     A run that was cut short goes on where it stopped. Exit status 1 where an image could not be read.
@@ -51,6 +65,9 @@ def generate(spec_file: Path | None, overrides: tuple[str, ...], *, as_json: boo
     from dropmill.augmentation import augment
 
     spec = _spec(spec_file, overrides)
+    if lake:
+        _generate_in_lake(spec, lake, dataset, split, as_json=as_json)
+        return
     if not as_json:
         click.echo("Data augmentation started.")
     with _progress() as step:
@@ -90,6 +107,32 @@ def preview(
     click.echo(
         json.dumps({"sheet": str(sheet), "images": shown}) if as_json else f"{shown} images are in {sheet}"
     )
+
+
+def _generate_in_lake(
+    spec: AugmentSpec, lake: str, dataset: str | None, split: str | None, *, as_json: bool
+) -> None:
+    import dropmill
+    from dropmill.augmented import augment_lake
+    from transforms.augment.balance import imbalance
+
+    if not dataset:
+        raise ConfigError("--lake needs --dataset: the name of one of its data sets")
+    with _progress() as step:
+        found = augment_lake(dropmill.open(lake), dataset, spec, split=split, progress=step)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        for name, why in list(found.failed.items())[:20]:
+            click.echo(f"not made: {name}: {why}", err=True)
+        click.echo(
+            f"{found.samples} samples in {found.shards} shards, {found.written} written now: {found.uri}"
+        )
+        before, after = imbalance(found.before), imbalance(found.after)
+        click.echo(f"largest class to smallest: {before:.2f} before, {after:.2f} after")
+        click.echo(f"run {found.run}; its rows are in the tables runs and shards")
+    if found.failed:
+        sys.exit(1)
 
 
 def _spec(spec_file: Path | None, overrides: Sequence[str]) -> AugmentSpec:

@@ -11,6 +11,7 @@ import click
 from dropmill.cli.analytics import analytics
 from dropmill.cli.augmentation import augmentation
 from dropmill.cli.expectations import expectations
+from dropmill.cli.shards import shards
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
@@ -34,6 +35,7 @@ def command() -> None:
 command.add_command(analytics)
 command.add_command(augmentation)
 command.add_command(expectations)
+command.add_command(shards)
 
 
 @command.group("annotations")

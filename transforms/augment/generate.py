@@ -32,7 +32,8 @@ CarryOut = Callable[[Sequence[Plan], Mapping[str, LabelledImage], Settings], Ite
 class Work:
     """What is to be done: plans, the images that they speak of, and what labels will say."""
 
-    read: LabelledSet
+    read: LabelledSet | None
+    """The labels as they were read; None where they are no files."""
     plans: tuple[Plan, ...]
     images: Mapping[str, LabelledImage]
     placed: tuple[Placed, ...]
@@ -116,7 +117,7 @@ RepeatFactors = Callable[[Sequence[LabelledImage]], Mapping[str, float]]
 
 def work_of(
     spec: AugmentSpec,
-    read: LabelledSet,
+    read: LabelledSet | None,
     images: Sequence[LabelledImage],
     factors: Mapping[str, float] | None = None,
     masks: Mapping[str, int] | None = None,
@@ -126,7 +127,8 @@ def work_of(
     keep = Keep(
         min_visibility=spec.labels.min_visibility,
         min_size=spec.labels.min_size,
-        masks=spec.data.include_masks and (spec.form == "coco" or spec.shards.format != "none"),
+        masks=spec.data.include_masks
+        and (read is None or read.form == "coco" or spec.shards.format != "none"),
         refine=spec.spatial_aug.rotation.refine_box.enabled,
     )
     plans = plan_outputs(spec, images, repeat_factors=factors)
@@ -158,6 +160,8 @@ def generate(
     Images go to ``images/``, labels beside them once all images are there, and the parameters of every
     output to ``parameters.jsonl``. Every file appears as a whole or not at all.
     """
+    if work.read is None:
+        raise ConfigError("there are no label files to write beside the images")
     folder = spec.output
     settings = settings_of(spec)
     report = Report(executor=settings.executor, folder=folder, before=work.before)
@@ -246,7 +250,9 @@ def _write(path: Path, data: bytes) -> None:
 
 def _notes(work: Work, spec: AugmentSpec) -> list[str]:
     read = work.read
-    found = []
+    found: list[str] = []
+    if read is None:
+        return found
     for what, names in (
         ("labels without a readable image, left out", read.without_image),
         ("images without a label, left out", read.without_label),

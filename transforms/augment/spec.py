@@ -243,6 +243,8 @@ class ShardsSection(_Strict):
     format: Literal["none", "webdataset", "tfrecord"] = "none"
     size_mb: Positive = 256.0
     """Megabytes that a shard should have."""
+    masks: bool = False
+    """A picture with each sample that numbers the pixels of its objects."""
 
 
 class AugmentSpec(_Strict):
