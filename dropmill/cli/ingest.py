@@ -93,6 +93,8 @@ def command(
         dataset=dataset,
         quality=_quality(config_file, correct, label_order, mappings),
     )
+    # A mapping that cannot be read is said before anything is made.
+    config.settings()
     lake = Lake.create(lake_url)
     start_ray(ray_address)
     try:
