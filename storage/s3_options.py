@@ -1,9 +1,9 @@
 """One set of options for S3 and its likes, as each of the clients wants them.
 
 Options have the names of s3fs: ``endpoint_url``, ``profile``, ``key``, ``secret``, ``token``, ``anon``, and
-``region_name`` and ``verify`` within ``client_kwargs``. What is not given comes from the usual chain:
-environment, profile, container or instance role. Credentials are asked for where they are used, and are in no
-table, log or message.
+``region_name`` and ``verify`` within ``client_kwargs``, ``retries: {max_attempts}`` within ``config_kwargs``.
+What is not given comes from the usual chain: environment, profile, container or instance role. Credentials
+are asked for where they are used, and are in no table, log or message.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from storage.errors import ConfigError
 
+_ATTEMPTS = 5
 _FRESH_S = 300.0
 _FOUND: dict[str | None, tuple[float, Any]] = {}
 _LOCK = threading.Lock()
@@ -47,6 +48,9 @@ def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
         "aws_region": _region(options),
         "aws_allow_http": "true" if str(endpoint or "").startswith("http://") else None,
         "aws_skip_signature": "true" if options.get("anon") else None,
+        "max_retries": str(_attempts(options)),
+        "retry_timeout": "60s",
+        "connect_timeout": "5s",
         "allow_invalid_certificates": "true" if client.get("verify") is False else None,
     }
     return {name: str(value) for name, value in named.items() if value is not None}
@@ -69,7 +73,7 @@ def obstore_options(options: Mapping[str, Any]) -> dict[str, Any]:
             "timeout": timedelta(seconds=60),
         },
         "retry_config": {
-            "max_retries": 5,
+            "max_retries": _attempts(options) - 1,
             "retry_timeout": timedelta(seconds=30),
             "backoff": {
                 "init_backoff": timedelta(milliseconds=100),
@@ -95,7 +99,7 @@ def aws_client(service: str, options: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{service}: botocore is missing; install dropmill[s3]") from error
     client = dict(options.get("client_kwargs") or {})
     config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": _attempts(options)},
         connect_timeout=5,
         read_timeout=60,
         signature_version=UNSIGNED if options.get("anon") else None,
@@ -110,6 +114,11 @@ def aws_client(service: str, options: Mapping[str, Any]) -> Any:
         aws_session_token=options.get("token"),
         config=config,
     )
+
+
+def _attempts(options: Mapping[str, Any]) -> int:
+    config = dict(options.get("config_kwargs") or {})
+    return int(dict(config.get("retries") or {}).get("max_attempts", _ATTEMPTS))
 
 
 def _endpoint(options: Mapping[str, Any]) -> str | None:
