@@ -23,7 +23,7 @@ import numpy as np
 from storage.errors import DropmillError
 from transforms.augment.executor import Output, Read, Settings, as_it_is, carry_out_one
 from transforms.augment.opencv import SHARPEN_SIGMA, SHARPEN_WINDOW, noise
-from transforms.augment.pixels import Pixels, encode, is_plain, read_header
+from transforms.augment.pixels import Pixels, encode, plain_size
 from transforms.augment.plan import Plan
 from transforms.augment.sample import LabelledImage
 
@@ -128,9 +128,8 @@ def _read(plan: Plan, images: Mapping[str, LabelledImage], read: Read) -> bytes 
     image = images[plan.sample]
     try:
         data = read(image.uri)
-        header = read_header(data, image.name)
-        fits = (header.width, header.height) == (image.width, image.height)
-        return data if fits and is_plain(header, data) and not as_it_is(plan, image, data) else None
+        fits = plain_size(data, image.name) == (image.width, image.height)
+        return data if fits and not as_it_is(plan, image, data) else None
     except (DropmillError, OSError):
         return None
 

@@ -88,15 +88,16 @@ def _warped(layer: Layer, image: Pixels, window: tuple[int, int, int, int]) -> P
     width, height = right - left, bottom - top
     if is_identity(matrix) and image.shape[:2] == (height, width):
         return image.copy()
+    # OpenCV warps four channels in half the time of three, to the same values; adding one costs little.
     warped = cv2.warpAffine(
-        image,
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
         of_pixel_centres(matrix),
         (width, height),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(0, 0, 0),
+        borderValue=(0, 0, 0, 0),
     )
-    return np.asarray(warped, np.uint8)
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
 
 
 def _paste(canvas: Pixels, layer: Layer, image: Pixels) -> None:

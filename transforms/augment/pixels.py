@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from storage.errors import ConfigError, UnreadableError
+from transforms.augment.jpeg_header import ordinary_jpeg
 from transforms.images import ImageHeader, inspect_image
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -16,6 +17,7 @@ WRITTEN = {".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".png": "png", ".bmp
 """Suffixes that can be written, and their form."""
 
 MAX_BYTES = 256 << 20
+_MAX_PIXELS = 200_000_000
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
 
@@ -26,9 +28,17 @@ def read_header(data: bytes, path: str) -> ImageHeader:
     return inspect_image(io.BytesIO(data), path, len(data))
 
 
-def is_plain(header: ImageHeader, data: bytes) -> bool:
-    """Whether fast decoders read an image as it is meant: not turned, eight bits, grey or RGB."""
-    return (
+def plain_size(data: bytes, path: str) -> tuple[int, int] | None:
+    """Width and height of an image that fast decoders read as it is meant; None for any other.
+
+    Such an image is not turned, has eight bits, and is grey or RGB. Raises UnreadableError as
+    :func:`read_header` does.
+    """
+    quick = ordinary_jpeg(data)
+    if quick and 0 < quick[0] * quick[1] <= _MAX_PIXELS and len(data) <= MAX_BYTES:
+        return quick
+    header = read_header(data, path)
+    plain = (
         header.format in {"jpeg", "png"}
         and header.exif_orientation == 1
         and header.bit_depth == 8
@@ -36,6 +46,7 @@ def is_plain(header: ImageHeader, data: bytes) -> bool:
         # A palette may have transparency, and a grey level too.
         and not (header.format == "png" and b"tRNS" in data[:4096])
     )
+    return (header.width, header.height) if plain else None
 
 
 def decode(data: bytes, path: str) -> Pixels:
@@ -44,8 +55,7 @@ def decode(data: bytes, path: str) -> Pixels:
     EXIF turns are applied, CMYK and palettes become RGB, 16 bits are scaled to 8, transparency is dropped.
     Raises UnreadableError for what is no whole image of at most 200 million pixels.
     """
-    header = read_header(data, path)
-    if is_plain(header, data):
+    if plain_size(data, path) is not None:
         import cv2
 
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
