@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dropmill.cli import main
 from storage.errors import ConfigError, UnknownKeyError, UnreadableError
 from transforms.conversion.convert import convert
 from transforms.conversion.mapping import read_mapping
@@ -52,6 +53,14 @@ def _coco(folder: Path, document: dict[str, Any], name: str = "in.json") -> list
 
 def _run(words: list[str], path: Path | None = None) -> Any:
     return convert(load_spec(ConvertSpec, path, words))
+
+
+def _command_line(*words: str) -> int | str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["dropmill", "dataset", "annotations", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code
 
 
 def _document(**changes: Any) -> dict[str, Any]:
@@ -407,3 +416,57 @@ def test_every_form_that_is_read_becomes_every_form_that_is_written(
         assert report.files
         assert report.boxes >= 1
         read_label(report.files[0].read_bytes(), report.files[0].name)
+
+
+def test_both_generations_of_the_schema_write_the_same_files(tmp_path: Path) -> None:
+    words = _kitti(tmp_path / "set", {"a.txt": CAR}, {"a.png": (60, 50)})[:2]
+    reports = {}
+    for key in ("data.output_dir", "results_dir"):
+        reports[key] = _run([*words, f"{key}={tmp_path / key}", "kitti.mapping=", "data.output_format=coco"])
+    old, new = ([file.read_bytes() for file in report.files] for report in reports.values())
+    assert old == new
+    assert {file.name for report in reports.values() for file in report.files} == {"set.json"}
+
+
+def test_a_link_to_images_gives_its_own_folder_its_name(tmp_path: Path) -> None:
+    words = _kitti(tmp_path / "far" / "away", {"a.txt": CAR}, {"a.png": (60, 50)})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images").symlink_to(words[0].partition("=")[2])
+    report = _run([*words, f"kitti.image_dir={tmp_path / 'data' / 'images'}"])
+    assert report.files[0].name == "data.json"
+
+
+@pytest.mark.parametrize("target", ["CVAT", "ovpkl"])
+def test_on_the_command_line_an_unsupported_pair_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    words = ["data.input_format=KITTI", f"data.output_format={target}", f"results_dir={tmp_path}"]
+    assert _command_line("convert", *words) == 2
+    said = capsys.readouterr()
+    assert "is not supported; from: kitti" in said.err
+    assert "success" not in said.out
+
+
+def test_an_image_whose_label_file_is_empty_keeps_its_size_with_no_skip(tmp_path: Path) -> None:
+    words = _kitti(tmp_path, {"a.txt": CAR, "b.txt": ""}, {"a.png": (60, 50), "b.png": (40, 30)})
+    found = json.loads(_run([*words, "kitti.no_skip=true"]).files[0].read_text())
+    assert [(i["file_name"], i["width"], i["height"]) for i in found["images"]] == [
+        ("a.png", 60, 50),
+        ("b.png", 40, 30),
+    ]
+
+
+def test_all_categories_go_to_odvg_also_where_ids_have_gaps(tmp_path: Path) -> None:
+    words = [*_coco(tmp_path, _document()), "data.output_format=ODVG", "coco.use_all_categories=true"]
+    names = [json.loads(file.read_text()) for file in _run(words).files if "labelmap" in file.name]
+    assert names == [{"0": "Traffic Light", "1": "Car", "2": "Bus"}]
+
+
+def test_refine_box_below_coco_does_something_from_the_command_line(tmp_path: Path) -> None:
+    document = _document()
+    document["annotations"][0]["segmentation"] = [[2, 2, 4, 2, 4, 5]]
+    words = _coco(tmp_path, document)
+    for asked, left in (("false", "1.00"), ("true", "2.00")):
+        arguments = [*words, "data.output_format=KITTI", f"coco.refine_box={asked}"]
+        assert _command_line("convert", *arguments) == 0
+        assert (tmp_path / "out" / "a/x.1.txt").read_text().split()[4] == left

@@ -252,4 +252,6 @@ def _base(spec: ConvertSpec, source: str) -> str:
     if source == "kitti" and spec.kitti.project:
         return spec.kitti.project
     folder = getattr(spec, source).image_dir or getattr(spec, source).label_dir
-    return Path(folder).resolve().parent.name or "annotations"
+    # As the path was given: a link is not followed, so that the name is the one that its user sees.
+    path = Path(folder).absolute()
+    return (path.resolve() if ".." in path.parts else path).parent.name or "annotations"
