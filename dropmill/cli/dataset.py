@@ -10,6 +10,7 @@ import click
 
 from dropmill.cli.analytics import analytics
 from dropmill.cli.augmentation import augmentation
+from dropmill.cli.auto_label import auto_label
 from dropmill.cli.expectations import expectations
 from dropmill.cli.shards import shards
 from transforms.conversion.convert import Report, convert
@@ -33,6 +34,7 @@ def command() -> None:
 
 
 command.add_command(analytics)
+command.add_command(auto_label)
 command.add_command(augmentation)
 command.add_command(expectations)
 command.add_command(shards)

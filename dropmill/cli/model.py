@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dropmill.cli.detectnet_v2 import detectnet_v2
+from dropmill.cli.mal import mal
 
 
 @click.group("model")
@@ -13,3 +14,4 @@ def command() -> None:
 
 
 command.add_command(detectnet_v2)
+command.add_command(mal)

@@ -21,6 +21,7 @@ _TRANSFORMERS = {
 }
 _STRIDES = (8, 16, 32)
 _MERGED_CHANNELS = 128
+_GROUPS = 8
 
 
 class Backbone(nn.Module):
@@ -97,7 +98,10 @@ class Transformer(Backbone):
 
 
 class Convolutional(Backbone):
-    """Features of strides 8, 16 and 32, each projected to 128 channels, added up at stride 8."""
+    """Features of strides 8, 16 and 32, each projected to 128 channels, added up at stride 8, normalised.
+
+    Without the norm, which transformers end with as well, the first masks are full and nothing is learnt.
+    """
 
     def __init__(self, arch: str) -> None:
         super().__init__()
@@ -117,6 +121,7 @@ class Convolutional(Backbone):
         self.project = nn.ModuleList(
             nn.Conv2d(channels, _MERGED_CHANNELS, 1) for channels in self.net.feature_info.channels()
         )
+        self.norm = nn.GroupNorm(_GROUPS, _MERGED_CHANNELS)
         self.stages = list(self.net.children())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -125,7 +130,8 @@ class Convolutional(Backbone):
         for project, level in zip(self.project[-2::-1], levels[-2::-1], strict=True):
             merged = functional.interpolate(merged, level.shape[-2:], mode="nearest")
             merged = merged + project(level)
-        return merged
+        normalised: Tensor = self.norm(merged)
+        return normalised
 
 
 def freeze(backbone: Backbone, stages: Sequence[int]) -> None:

@@ -41,7 +41,7 @@ class MalLabeler:
         device: torch.device | str = "cpu",
         amp: bool = False,
     ) -> None:
-        self.name = f"mal/{spec.model.arch}"
+        self.name, self.arch = f"mal/{spec.model.arch}", spec.model.arch
         self.version = version
         self._networks = [network.eval() for network in networks]
         self._spec, self._batch_size, self._flip = spec, max(1, batch_size), flip
