@@ -13,7 +13,7 @@ from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.text import text_of
 
 _LIST_NAME = re.compile(r"_?(?:classes|labels|class_?names)\.txt|.*\.names|.*_darknet\.labels", re.IGNORECASE)
-_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
+_NAMES_KEY = re.compile(r"(?:^|[{,])\s*([\"']?)names\1\s*:", re.MULTILINE)
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _MAX_YAML_CHARACTERS = 4_000_000
 _MAX_DEPTH = 32
