@@ -23,6 +23,7 @@ from transforms.augment.spec import AugmentSpec
 
 _TRIES = 12
 _SMALLEST = 4.0  # pixels of either side
+_MARGIN = 3.0  # pixels; a box that comes nearer to the edge is probably of an object that goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ def donors_of(images: Iterable[LabelledImage], *, without_mask: str = "ellipse")
         if not len(objects):
             continue
         boxes = objects.boxes
-        whole = (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < (image.width, image.height)).all(axis=1)
+        far = np.array([image.width, image.height]) - _MARGIN
+        whole = (boxes[:, :2] >= _MARGIN).all(axis=1) & (boxes[:, 2:] <= far).all(axis=1)
         whole &= ((boxes[:, 2:] - boxes[:, :2]) >= _SMALLEST).all(axis=1) & ~objects.ignore
         for i in np.flatnonzero(whole).tolist():
             if objects.segmentations[i] is not None or without_mask == "ellipse":
