@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -291,3 +292,9 @@ def test_three_tables_of_one_data_set_are_joined_by_more_than_the_data_set(tmp_p
     assert "sample = sample" in plan
     assert "source = source" in plan
     assert lake.sql(query, memory_limit="300MB").to_pylist() == [{"n": count}]
+
+
+def test_the_query_of_the_page_on_sql_compares_two_versions(lake: Lake) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()
+    (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert sorted(lake.sql(query).polars().rows()) == [("car", 1), ("van", 1)]
