@@ -53,7 +53,7 @@ _RANGED = frozenset(
         "run",
     }
 )
-
+_UNIQUE = frozenset({"segmentation", "attributes", "changes"})
 
 Actions = list[AddAction | RemoveAction]
 Among = Sequence[tuple[str, Keys]]
@@ -289,7 +289,9 @@ def _all_among(among: Sequence[tuple[str, Keys]]) -> pc.Expression:
 def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) -> AddAction:
     path = f"part-{uuid.uuid4()}.zstd.parquet"
     file = io.BytesIO()
-    pq.write_table(rows, file, compression="zstd", row_group_size=_ROW_GROUP)
+    pq.write_table(
+        rows, file, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=_repeating(rows.schema)
+    )
     store.write(f"tables/{name}/{path}", file.getvalue())
     return AddAction(
         path=path,
@@ -299,6 +301,16 @@ def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) 
         data_change=data_change,
         stats=json.dumps(_statistics(rows)),
     )
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The columns whose values come again: of others a dictionary makes files larger, and slower to write."""
+    return [
+        field.name
+        for field in schema
+        if field.name not in _UNIQUE
+        and not (pa.types.is_floating(field.type) or pa.types.is_nested(field.type))
+    ]
 
 
 def _statistics(rows: pa.Table) -> dict[str, object]:
