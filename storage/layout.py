@@ -3,8 +3,9 @@
 The tables that samples are derived into lie in the order of (dataset, stem), in files of some thousand
 images, however the rows came. What belongs to a group of samples is then in a file or two of every table, and
 the statistics in Delta's log say in which. A change costs those files: as much in a lake of a million images
-as in one of ten thousand where its samples are neighbours, as those of an upload are; of samples from all over
-every one costs a file. Questions to files of four times or half as many rows took the same time within a tenth.
+as in one of ten thousand where its samples are neighbours, as those of an upload are; of samples from all
+over every one costs a file. Questions to files of four times or half as many rows took the same time within
+a tenth.
 """
 
 from __future__ import annotations
