@@ -270,7 +270,7 @@ def _log(folder: Path, files: int) -> dict[str, float | int]:
             stats = {"numRecords": 8_192, "minValues": low, "maxValues": high, "nullCount": {}}
             actions.append(AddAction(f"part-{number}.parquet", 200_000, {}, 0, True, json.dumps(stats)))
         table.create_write_transaction(actions, "append", table.schema())
-    table.create_checkpoint()
+    DeltaTable(str(folder)).create_checkpoint()
     began = time.perf_counter()
     opened = DeltaTable(str(folder))
     open_s = time.perf_counter() - began
