@@ -63,6 +63,7 @@ def main() -> None:
     requests = _requests(arguments.pairs[-2])
     rates = (10, 30, 100, 300, 1_000, 3_000, 10_000)
     queue = [{"objects a second": rate, **_lags(rate, cost, parse_s)} for rate in rates]
+    store = [_on_store(cost, parse_s, requests, latency_ms) for latency_ms in (0, 5, 10, 20, 50)]
     record(
         "committer",
         measured,
@@ -79,9 +80,10 @@ def main() -> None:
             "lanes_on_one_lake": lanes,
             "files_of_a_table": logs,
             "simulated": queue,
+            "simulated_on_a_store": store,
         },
     )
-    for found in (*queue, *lanes, *logs, requests, size):
+    for found in (*queue, *store, *lanes, *logs, requests, size):
         print(found)
 
 
@@ -91,6 +93,20 @@ def _lags(rate: float, cost: Cost, parse_s: float) -> dict[str, float | str]:
         lag = simulate(rate, cost, parse_s, parsers)[1]
         found[f"{parsers} parsing CPUs: p99, s"] = lag if np.isfinite(lag) else "grows without end"
     return found
+
+
+def _on_store(
+    cost: Cost, parse_s: float, requests: dict[str, int], latency_ms: float
+) -> dict[str, float | str]:
+    """The same where each request of a commit waits for the one before it: the worst case."""
+    count = sum(number for kind, number in requests.items() if kind != "objects")
+    slower = Cost(cost.fixed_s + count * latency_ms / 1_000, cost.object_s)
+    lag = simulate(100, slower, parse_s, 8)[1]
+    return {
+        "ms a request": latency_ms,
+        "saturates at objects a second": round(1 / (slower.fixed_s / 2_000 + slower.object_s + parse_s / 8)),
+        "p99 at 100 objects a second, s": lag if np.isfinite(lag) else "grows without end",
+    }
 
 
 @dataclass(frozen=True)
