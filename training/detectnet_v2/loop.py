@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,27 +21,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from storage.errors import TrainingError
 from training.detectnet_v2 import validate
 from training.detectnet_v2.checkpoint import load_checkpoint, restore_weights, save_checkpoint
-from training.detectnet_v2.cost import (
-    ObjectiveWeights,
-    TargetBatch,
-    component_costs,
-    foreground_weights,
-    regularisation,
-)
+from training.detectnet_v2.cost import TargetBatch
 from training.detectnet_v2.dataset import DetectionDataset, EpochOrder, collate
-from training.detectnet_v2.infer import scale_inputs
-from training.detectnet_v2.model import freeze, parameter_counts, warm_averages
-from training.detectnet_v2.precision import Precision, autocast, choose_precision, cost_scaler
-from training.detectnet_v2.pretrained import initial_model
-from training.detectnet_v2.qat import prepare_qat
+from training.detectnet_v2.model import parameter_counts
+from training.detectnet_v2.precision import Precision
 from training.detectnet_v2.schedule import EarlyStopping
 from training.detectnet_v2.spec import TrainSpec
+from training.detectnet_v2.step import Stepper
 from training.detectnet_v2.visualise import Visualiser
 from training.samples import Sample
 
@@ -161,8 +151,6 @@ class _Run:
         self._name = name
         self._spec, self._dir, self._place = spec, results_dir, place
         self._device = _device(device)
-        self._precision = choose_precision(spec, self._device)
-        self._autocast = autocast(self._precision, self._device)
         self._data = DetectionDataset(train, spec, train=True)
         self._val, self._val_data = list(val), DetectionDataset(val, spec, train=False)
         self._order = EpochOrder(len(train), seed=spec.random_seed, rank=place.rank, world=place.world)
@@ -174,22 +162,8 @@ class _Run:
             num_workers=workers,
             pin_memory=self._device.type == "cuda",
         )
-        self.model = initial_model(spec).to(self._device).to(memory_format=torch.channels_last)
-        if spec.training_config.enable_qat:
-            prepare_qat(self.model)
-        freeze(self.model, spec.model_config.freeze_blocks, batch_norm=spec.model_config.freeze_bn)
-        self._parallel = DistributedDataParallel(self.model) if place.world > 1 else self.model
-        adam = spec.training_config.optimizer.adam
-        self._optimizer = torch.optim.Adam(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=spec.training_config.learning_rate.soft_start_annealing_schedule.min_learning_rate,
-            betas=(adam.beta1, adam.beta2),
-            eps=adam.epsilon,
-            fused=True,
-        )
-        self._scaler = cost_scaler(self._precision, spec.training_config.cost_scaling, self._device)
-        self._weights = ObjectiveWeights(spec.cost_function_config)
-        self._foreground = foreground_weights(spec.cost_function_config).to(self._device)
+        self._stepper = Stepper(spec, self._device, world=place.world)
+        self.model = self._stepper.model
         self._fingerprint = _fingerprint(train, place.world)
         self._steps = len(self._loader)
         self._best: float | None = None
@@ -200,14 +174,11 @@ class _Run:
         if place.rank == 0:
             trainable, fixed = parameter_counts(self.model)
             logger.info("model total=%d trainable=%d non_trainable=%d", trainable + fixed, trainable, fixed)
-            logger.info("data train=%d val=%d precision=%s", len(train), len(val), self._precision)
+            logger.info("data train=%d val=%d precision=%s", len(train), len(val), self._stepper.precision)
 
     def train_epoch(self, on_step: Callable[[StepReport], None] | None = None) -> dict[str, float]:
         """One pass over the samples of this process."""
-        self.model.train()
-        freeze(
-            self.model, self._spec.model_config.freeze_blocks, batch_norm=self._spec.model_config.freeze_bn
-        )
+        self._stepper.train()
         self._data.epoch = self._order.epoch = self.epoch
         epoch_costs = torch.zeros(len(self._spec.classes), 2, device=self._device)
         rate = total = waited = 0.0
@@ -216,10 +187,7 @@ class _Run:
         for step, (pixels, target) in enumerate(self._loader):
             waited += time.monotonic() - asked
             rate = self._stopping.rate(self.epoch + step / self._steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            warm_averages(self.model)
-            costs, cost = self._step(pixels, target)
+            costs, cost = self._step(pixels, target, rate)
             epoch_costs += costs
             total += cost
             images += len(pixels) * self._place.world
@@ -240,29 +208,19 @@ class _Run:
         metrics |= {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
         for name, (cov, bbox) in zip(self._spec.classes, means.tolist(), strict=True):
             metrics |= {f"cost_cov/{name}": cov, f"cost_bbox/{name}": bbox}
-        self._weights.update(epoch_costs)
+        self._stepper.weights.update(epoch_costs)
         return metrics
 
-    def _step(self, pixels: Tensor, target: TargetBatch) -> tuple[Tensor, float]:
-        with self._autocast:
-            cov, bbox = self._parallel(scale_inputs(pixels.to(self._device, non_blocking=True)))
-        costs = component_costs(cov, bbox, target.to(self._device), self._foreground)
-        total = self._weights.total(costs) + regularisation(
-            self.model, self._spec.training_config.regularizer
-        )
-        value = float(total.detach())
-        if not math.isfinite(value):
+    def _step(self, pixels: Tensor, target: TargetBatch, rate: float) -> tuple[Tensor, float]:
+        try:
+            return self._stepper.step(pixels, target, rate)
+        except TrainingError as error:
+            found, _, place = error.message.partition(" at ")
             raise TrainingError(
-                f"the cost became {value} in epoch {self.epoch + 1} at learning rate "
-                f"{self._optimizer.param_groups[0]['lr']:.3g} in {self._precision}; lower it, or "
-                "switch mixed precision (cost_scaling.enabled) off",
+                f"{found} in epoch {self.epoch + 1} at {place}; lower it, or switch mixed precision "
+                "(cost_scaling.enabled) off",
                 epoch=self.epoch + 1,
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return costs.detach(), value
+            ) from None
 
     def validation_is_due(self) -> bool:
         """At the first validation epoch, every period after it, and at the end."""
@@ -302,7 +260,7 @@ class _Run:
         """The same metrics in every process, each having looked at its share of the samples."""
         self.model.eval()
         outputs = validate.run(
-            self._predict,
+            self._stepper.predict,
             self._val,
             self._val_data,
             self._spec,
@@ -316,12 +274,7 @@ class _Run:
             outputs = parts[0]
             for part in parts[1:]:
                 outputs.merge(part)
-        return validate.metrics_of(outputs, self._spec, self._weights)
-
-    def _predict(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), self._autocast:
-            cov, bbox = self.model(scale_inputs(pixels.to(self._device)))
-        return cov, bbox
+        return validate.metrics_of(outputs, self._spec, self._stepper.weights)
 
     def save(self, metrics: dict[str, float]) -> Path | None:
         """Write what is due after an epoch; the path of the checkpoint, if one was due."""
@@ -355,9 +308,7 @@ class _Run:
             "best": self._best,
             "stopping": self._stopping.state(),
             "fingerprint": self._fingerprint,
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "objective_weights": self._weights.weights,
+            **self._stepper.state(),
         }
 
     def resume(self) -> None:
@@ -377,9 +328,7 @@ class _Run:
             )
         try:
             restore_weights(self.model, checkpoint, path)
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._scaler.load_state_dict(state["scaler"])
-            self._weights.weights = state["objective_weights"]
+            self._stepper.restore(dict(state))
             self._best = state["best"]
             self._stopping.restore(state["stopping"])
             self.epoch = int(state["epoch"])
@@ -405,7 +354,7 @@ class _Run:
             best_map50=self._best,
             epochs=self.epoch,
             parameters=parameter_counts(self.model),
-            precision=self._precision,
+            precision=self._stepper.precision,
             history=tuple(history),
         )
 

@@ -180,7 +180,10 @@ def _graph(model: DetectNetV2) -> Any:
         for parameter in model.parameters():
             parameter.requires_grad = True
         images = torch.zeros(1, model.channels, _SIDE, _SIDE, device=next(model.parameters()).device)
-        return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=images, verbose=False)
+        with torch.enable_grad():
+            return torch_pruning.DependencyGraph().build_dependency(
+                model, example_inputs=images, verbose=False
+            )
 
 
 def _names(model: DetectNetV2, excluded: Sequence[str]) -> set[str]:
