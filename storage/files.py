@@ -12,10 +12,11 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -36,6 +37,7 @@ _FORMAT = pads.ParquetFileFormat(
 )
 _WRITERS = 4
 _ROWS_HELD = 1_000_000
+_BYTES_COPIED = 500_000_000
 # Texts of which the log keeps the range: those that rows are looked up by, none of which is long.
 _RANGED = frozenset(
     {
@@ -213,16 +215,25 @@ def write_files(
 ) -> list[AddAction]:
     """Write rows as files of the table ``name``; they belong to it once the actions are committed."""
     places = in_files(name, rows)
-    # Rows are taken from one chunk several times faster than from many.
-    rows = rows.combine_chunks()
+    take = _taking(rows)
 
     def written(part: pa.Array) -> AddAction:
-        return _write(store, name, rows.take(part), data_change=data_change)
+        return _write(store, name, take(part), data_change=data_change)
 
     if len(places) == 1:
         return [written(places[0])]
     with ThreadPoolExecutor(_WRITERS) as pool:
         return list(pool.map(written, places))
+
+
+def _taking(rows: pa.Table) -> Callable[[pa.Array], pa.Table]:
+    """How rows are taken by their places. One chunk is the fastest to take from, and a copy of all rows."""
+    if rows.nbytes <= _BYTES_COPIED:
+        take: Callable[[pa.Array], pa.Table] = rows.combine_chunks().take
+        return take
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    return lambda places: frame[places.to_numpy()].to_arrow().cast(rows.schema)
 
 
 def commit_files(
