@@ -67,7 +67,7 @@ class WandbSection(_Section):
     """Weights & Biases."""
 
     visualize: bool = False
-    """Charts, tables and drawn images go to W&B as well."""
+    """Charts, tables and drawn images go to W&B, the charts instead of to ``graphs``."""
     project: str | None = None
     entity: str | None = None
     save_code: bool = False

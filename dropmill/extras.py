@@ -10,6 +10,7 @@ MODULES = {
     "train": ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "pycocotools"),
     "export": ("tensorrt_rtx_bindings",),
     "quality": ("great_expectations", "matplotlib", "pandas"),
+    "wandb": ("wandb",),
     "augment": ("nvidia", "cv2"),
     "s3": ("s3fs",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,10 +32,12 @@ def log_report(
     Where it goes is W&B's own matter: ``WANDB_MODE=offline`` keeps the run in ``folder``. Raises ConfigError
     where wandb is not installed, or does not let us in.
     """
+    # Read when it is imported: its crashes would be reported to its makers.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError("wandb.visualize needs the package wandb: pip install wandb") from error
+        raise ConfigError("wandb.visualize needs the package wandb: pip install 'dropmill[wandb]'") from error
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now().astimezone()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,9 @@ def test_an_offline_run_holds_all_charts_tables_and_pictures(
     assert len(tables) == len(pages) - charts + 1
 
 
-def test_without_the_package_it_is_said_what_to_install(tmp_path: Path) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match="pip install wandb"):
-            log_report([], [], folder=tmp_path)
-    else:
-        pytest.skip("wandb is installed")
+def test_without_the_package_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dropmill\[wandb\]'"):
+        log_report([], [], folder=tmp_path)
