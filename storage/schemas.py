@@ -183,10 +183,18 @@ MASKS = pa.schema(
         pa.field("sample", pa.string()),
         pa.field("source", pa.string()),
         pa.field("instance", pa.int64()),
-        pa.field("rle", pa.string()),
-        pa.field("score", pa.float64()),
+        pa.field("rle", pa.string()),  # JSON: size and encoded counts, of the whole image
+        pa.field("score", pa.float64()),  # mean probability of its pixels; null where the model has none
+        pa.field("area", pa.int64()),  # pixels
+        pa.field("xmin", pa.float64()),  # the box that it was made from
+        pa.field("ymin", pa.float64()),
+        pa.field("xmax", pa.float64()),
+        pa.field("ymax", pa.float64()),
+        pa.field("image_version", pa.string()),
         pa.field("model", pa.string()),
         pa.field("model_version", pa.string()),
+        pa.field("run", pa.string()),
+        pa.field("made_at", UTC_TIME),
     ]
 )
 

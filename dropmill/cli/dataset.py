@@ -12,6 +12,7 @@ from dropmill.cli.analytics import analytics
 from dropmill.cli.augmentation import augmentation
 from dropmill.cli.auto_label import auto_label
 from dropmill.cli.expectations import expectations
+from dropmill.cli.masks import masks
 from dropmill.cli.shards import shards
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
@@ -37,6 +38,7 @@ command.add_command(analytics)
 command.add_command(auto_label)
 command.add_command(augmentation)
 command.add_command(expectations)
+command.add_command(masks)
 command.add_command(shards)
 
 
