@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dropmill.masks_config import MasksConfig
 from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
 from ingest.derive import Settings
 from ingest.events import DatasetRule
@@ -20,6 +22,8 @@ from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from storage.object_store import ObjectStore
 from transforms.conversion.mapping import read_mapping
+
+_Part = TypeVar("_Part", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -204,7 +208,28 @@ class PipelineConfig(_Strict):
     dataset: str | None = None
     """None: every data set of the lake, each for itself."""
     when: WhenConfig = WhenConfig()
-    train: TrainConfig = TrainConfig()
+    masks: MasksConfig | None = None
+    """Masks for all boxes. A pipeline with masks trains as well only where it says so."""
+    train: TrainConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_unless_it_makes_masks(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        if "masks" in said:
+            return {**said, "masks": {} if said["masks"] is None else said["masks"]}
+        return {"train": {}, **said}
+
+    def steps(self) -> dict[str, dict[str, Any]]:
+        """The subcommands of ``dropmill`` that it starts, each with its parameters."""
+        steps = {}
+        if self.masks is not None:
+            steps["dataset masks"] = self.masks.model_dump(mode="json", exclude_none=True)
+        if self.train is not None:
+            said = self.train.model_dump(mode="json", exclude_none=True)
+            steps[f"model {self.train.model} train"] = said
+        return steps
 
 
 class Config(_Strict):
@@ -282,14 +307,15 @@ class Config(_Strict):
         return [
             Trigger(
                 pipeline=pipeline.name,
-                step=f"model {pipeline.train.model} train",
+                step=step,
                 gate=Verdict(pipeline.when.gate),
                 new_labelled_images=pipeline.when.new_labelled_images,
                 dataset=pipeline.dataset,
                 settle_s=pipeline.when.settle_s,
-                parameters=pipeline.train.model_dump(mode="json", exclude_none=True),
+                parameters=parameters,
             )
             for pipeline in self.pipelines
+            for step, parameters in pipeline.steps().items()
         ]
 
 
@@ -337,12 +363,8 @@ def _from_folder(config: Config, folder: Path) -> Config:
     pipelines = tuple(
         pipeline.model_copy(
             update={
-                "train": pipeline.train.model_copy(
-                    update={
-                        "spec": absolute_path(pipeline.train.spec),
-                        "pretrained": absolute_path(pipeline.train.pretrained),
-                    }
-                )
+                "train": _with_paths(pipeline.train, ("spec", "pretrained"), absolute_path),
+                "masks": _with_paths(pipeline.masks, ("checkpoint", "encoder", "decoder"), absolute_path),
             }
         )
         for pipeline in config.pipelines
@@ -365,6 +387,13 @@ def _from_folder(config: Config, folder: Path) -> Config:
             ),
         }
     )
+
+
+def _with_paths(
+    part: _Part | None, names: tuple[str, ...], absolute: Callable[[Path | None], Path | None]
+) -> _Part | None:
+    """A part of the configuration with its paths made absolute."""
+    return part and part.model_copy(update={name: absolute(getattr(part, name)) for name in names})
 
 
 def _readable(path: Path, tree: yaml.Node | None, error: ValidationError) -> ConfigError:

@@ -12,7 +12,7 @@ from transforms.masks.labeler import Labeler
 class MasksConfig(BaseModel):
     """Masks of all boxes. Without any file they are made by GrabCut, and say so in ``masks.model``."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     checkpoint: Path | None = None
     """A checkpoint of ``dropmill model mal train``."""

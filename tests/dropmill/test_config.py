@@ -75,6 +75,25 @@ def test_an_absent_file_and_an_unknown_key_are_errors_of_their_kind(tmp_path: Pa
         load_config(write(tmp_path, "bucket: a\nlake: b\nlakes: c\n"))
 
 
+def test_a_pipeline_makes_masks_trains_or_does_both(tmp_path: Path) -> None:
+    config = load_config(
+        write(
+            tmp_path,
+            "bucket: a\nlake: b\npipelines:\n"
+            "- {name: one}\n- {name: two, masks: {checkpoint: mal.pth}}\n"
+            "- name: three\n  masks:\n  train: {}\n",
+        )
+    )
+    steps = [(trigger.pipeline, trigger.step) for trigger in config.triggers()]
+    assert steps == [
+        ("one", "model detectnet_v2 train"),
+        ("two", "dataset masks"),
+        ("three", "dataset masks"),
+        ("three", "model detectnet_v2 train"),
+    ]
+    assert config.triggers()[1].parameters["checkpoint"] == str(tmp_path / "mal.pth")
+
+
 def test_every_setting_is_documented() -> None:
     def undocumented(model: type, prefix: str = "") -> list[str]:
         found = []
