@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from ingest.reconcile import reconcile
+from storage.errors import StoreError
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
 NewMill = Callable[..., Mill]
@@ -281,3 +283,47 @@ def test_names_of_any_kind_match(mill: Mill, name: str) -> None:
     (mill.folder / f"set é/labels/{name}.txt").unlink()
     mill.ingest()
     assert mill.rows("SELECT * FROM annotations") == []
+
+
+@pytest.mark.slow
+def test_images_that_a_large_file_named_long_ago_cost_what_they_are_not_what_the_file_is(mill: Mill) -> None:
+    names = [f"{number:05}.png" for number in range(2_000)]
+    mill.write("d/labels.json", coco(*names))
+    data = picture(100, 50)
+    for name in names[::2]:
+        mill.write(f"d/{name}", data)
+    mill.ingest()
+    assert mill.rows("SELECT count(*) AS n FROM annotations") == [{"n": 1_000}]
+    late = [names[number] for number in (1, 501, 1_999)]
+    for name in late:
+        mill.write(f"d/{name}", data)
+    counts = mill.ingest()
+    assert (counts.images, counts.labels, counts.annotations) == (3, 0, 3)
+    newest = "WHERE batch = (SELECT max(number) FROM batches)"
+    for table in ("images", "annotations"):
+        assert mill.rows(f"SELECT count(*) AS n FROM {table} {newest}") == [{"n": 3}]
+    assert mill.rows(f"SELECT count(*) AS n FROM labels {newest}") == [{"n": 0}]
+    assert mill.rows("SELECT count(*) AS n FROM waiting") == [{"n": 997}]
+
+
+def test_a_bucket_that_is_gone_is_no_empty_bucket(mill: Mill) -> None:
+    mill.image("d/a.png")
+    mill.ingest()
+    mill.folder.rename(mill.folder.with_name("away"))
+    with pytest.raises(StoreError, match="not there"):
+        mill.ingest()
+    assert mill.rows("SELECT count(*) AS n FROM images") == [{"n": 1}]
+
+
+def test_a_pass_below_a_prefix_sees_nothing_else(mill: Mill) -> None:
+    for key in ("a/x.png", "b/y.png", "b/z.png"):
+        mill.image(key)
+    mill.ingest()
+    (mill.folder / "a/x.png").unlink()
+    (mill.folder / "b/y.png").unlink()
+    mill.image("a/new.png")
+    mill.image("b/new.png")
+    done = reconcile(mill.store, mill.committer(), mill.rule, prefix="b/")
+    assert (done.counts.images, done.counts.removed) == (1, 1)
+    keys = mill.rows("SELECT key FROM images ORDER BY key")
+    assert [row["key"] for row in keys] == ["a/x.png", "b/new.png", "b/z.png"]
