@@ -50,7 +50,7 @@ def read_samples(lake: Lake, dataset: str, snapshot: Snapshot) -> LakeSamples:
         versions=versions,
     ).to_pylist()
     boxes = lake.sql(
-        """SELECT sample, category, ignore, xmin, ymin, xmax, ymax FROM annotations
+        """SELECT sample, category, ignore, xmin, ymin, xmax, ymax, segmentation FROM annotations
            WHERE dataset = $1 ORDER BY sample, source, instance""",
         parameters=[dataset],
         versions=versions,
@@ -59,7 +59,7 @@ def read_samples(lake: Lake, dataset: str, snapshot: Snapshot) -> LakeSamples:
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         here = list(pool.map(_is_here, [(row["uri"], row["version"]) for row in images]))
     samples = tuple(
-        _sample(row, by_sample.get(row["sample"], boxes.clear()))
+        sample_of(row, by_sample.get(row["sample"], boxes.clear()))
         for row, present in zip(images, here, strict=True)
         if present
     )
@@ -80,7 +80,8 @@ def _is_here(image: tuple[str, str]) -> bool:
     return info is not None and info.version == version
 
 
-def _sample(row: dict[str, object], boxes: pl.DataFrame) -> Sample:
+def sample_of(row: dict[str, object], boxes: pl.DataFrame) -> Sample:
+    """A sample of a row of ``images`` and its rows of ``annotations``."""
     # Without corrections a box may be anything; what has no area within the image cannot be learnt.
     sound = boxes.filter(
         pl.all_horizontal(pl.col(name).is_finite() for name in ("xmin", "ymin", "xmax", "ymax"))
@@ -96,4 +97,5 @@ def _sample(row: dict[str, object], boxes: pl.DataFrame) -> Sample:
         boxes=sound.select("xmin", "ymin", "xmax", "ymax").to_numpy().astype(np.float64).reshape(-1, 4),
         categories=tuple(sound["category"].to_list()),
         ignore=sound["ignore"].fill_null(value=False).to_numpy().astype(bool),
+        shapes=tuple(sound["segmentation"].to_list()) if sound["segmentation"].count() else (),
     )

@@ -25,7 +25,8 @@ class Sample:
     ``boxes [n, 4]`` float64 are corners (xmin, ymin, xmax, ymax) in absolute pixels of the image as shown,
     EXIF orientation applied, of ``width`` x ``height`` pixels; ``ignore [n]`` marks what is neither to be
     found nor to be blamed. ``uri`` is a local path or any fsspec URL; ``split`` is train, val, test, trainval
-    or None. ``weight`` multiplies the cost of the sample in training.
+    or None. ``weight`` multiplies the cost of the sample in training. ``shapes`` are empty, or one COCO
+    segmentation as JSON for each box (None where it has none), in the same pixels.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Sample:
     categories: tuple[str, ...]
     ignore: NDArray[np.bool_]
     weight: float = 1.0
+    shapes: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.categories)
@@ -45,6 +47,8 @@ class Sample:
                 f"sample {self.id!r}: boxes {self.boxes.shape} and ignore {self.ignore.shape} for "
                 f"{n} categories; expected ({n}, 4) and ({n},)"
             )
+        if self.shapes and len(self.shapes) != n:
+            raise TrainingError(f"sample {self.id!r}: {len(self.shapes)} shapes for {n} categories")
         if not np.isfinite(self.boxes).all():
             raise TrainingError(f"sample {self.id!r}: a box with a number that is not finite")
 
