@@ -12,6 +12,7 @@ MODULES = {
     "quality": ("great_expectations", "matplotlib", "pandas"),
     "wandb": ("wandb",),
     "augment": ("nvidia", "cv2"),
+    "masks": ("cv2",),
     "s3": ("s3fs",),
 }
 """Extra to the modules that it brings, as they are imported."""
