@@ -63,6 +63,10 @@ class Columns:
             self.versions[place].as_py(), self._states[place].as_py(), self._datasets[place].as_py(), None
         )
 
+    def of_dataset(self, name: str) -> npt.NDArray[np.bool_]:
+        """Which entries are of a data set."""
+        return pc.equal(self._datasets.cast(pa.large_string()), name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
     def frame(self) -> pl.DataFrame:
         """All entries."""
         return pl.DataFrame(
@@ -203,14 +207,22 @@ class Comparison:
     def gone(self) -> Iterator[Event]:
         """After the whole listing: the events of what is not there any more."""
         columns, recent = self.ledger.columns, self.ledger.recent
-        missing = columns.keys.filter(pa.array(~self._seen & ~columns.removed))
+        missing = columns.keys.filter(pa.array(~self._seen & ~columns.removed & self._ours()))
         for key in missing.filter(pc.starts_with(missing, self._prefix)):
             if key.as_py() not in recent:
                 yield self.ledger.remove_event(key.as_py())
         for key, entry in self._before.items():
             untouched = recent.get(key) == entry and key not in self._seen_recent
-            if untouched and entry.state != "removed" and key.startswith(self._prefix):
+            ours = self._rule.name in (None, entry.dataset) and key.startswith(self._prefix)
+            if untouched and ours and entry.state != "removed":
                 yield self.ledger.remove_event(key)
+
+    def _ours(self) -> npt.NDArray[np.bool_]:
+        """What this bucket could hold: a bucket that is one data set says nothing of the others."""
+        columns = self.ledger.columns
+        if self._rule.name is None:
+            return np.ones(len(columns.keys), bool)
+        return columns.of_dataset(self._rule.name)
 
 
 def _frame(entries: dict[str, Entry]) -> pl.DataFrame:

@@ -93,7 +93,7 @@ VIEWS: dict[str, View] = {
     "newest": View(
         "the last word on every object of the bucket",
         """
-        SELECT * FROM {objects} QUALIFY row_number() OVER (PARTITION BY key ORDER BY batch DESC) = 1""",
+        SELECT * FROM {objects} QUALIFY row_number() OVER (PARTITION BY lane, key ORDER BY batch DESC) = 1""",
     ),
     "quarantine": View(
         "objects that cannot be read, and why",

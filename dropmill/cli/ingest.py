@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dropmill.config import Config, IngestConfig, QualityConfig, check_apart, load_config
 from dropmill.logs import set_up_logging
 from ingest.batch import Batch, Committer, Counts
+from ingest.lease import checked_lane
 from ingest.reconcile import Pass, reconcile
 from ingest.set_findings import note_batch
 from ingest.tasks import RayParser, start_ray
@@ -56,6 +57,12 @@ from storage.object_store import ObjectStore
     type=click.IntRange(1, 100_000),
     help="Objects that are committed together.",
 )
+@click.option(
+    "--lane",
+    default="main",
+    show_default=True,
+    help="Buckets that share a lake take a lane each, unless each is one --dataset.",
+)
 @click.option("--ray-address", help="A Ray cluster (else Ray is started here).")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 @click.option("--verbose", "-v", is_flag=True, help="Log every batch.")
@@ -69,6 +76,7 @@ def command(
     label_order: tuple[str, ...],
     mappings: tuple[str, ...],
     batch_objects: int,
+    lane: str,
     ray_address: str | None,
     as_json: bool,
     verbose: bool,
@@ -91,6 +99,7 @@ def command(
         bucket=bucket,
         lake=lake_url,
         dataset=dataset,
+        lane=checked_lane(lane),
         quality=_quality(config_file, correct, label_order, mappings),
     )
     # A mapping that cannot be read is said before anything is made.
@@ -104,11 +113,14 @@ def command(
     if done.batches:
         note_batch(lake, config.suites(), rules=config.quality.rules.selection())
     result = _result(done)
+    if done.left:
+        # The store did not give them, or they changed under our hands: the next pass takes them.
+        click.echo(f"{len(done.left)} objects wait, such as {next(iter(done.left.values()))}", err=True)
     if as_json:
         click.echo(json.dumps(result))
     else:
         _print(result, lake)
-    return 1 if done.counts.quarantined else 0
+    return 1 if done.counts.quarantined or done.left else 0
 
 
 def _quality(
@@ -131,7 +143,11 @@ def _mapping(word: str) -> tuple[str, Path]:
 def _pass(store: ObjectStore, lake: Lake, config: Config, batch_objects: int) -> Pass:
     rule = config.rule()
     committer = Committer(
-        lake, RayParser(store, rule, config.limits()), rule=rule, settings=config.settings()
+        lake,
+        RayParser(store, rule, config.limits()),
+        rule=rule,
+        settings=config.settings(),
+        lane=config.lane,
     )
     progress = Progress(
         TextColumn("{task.description}"),

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from ingest.batch import Committer, Counts
+from ingest.events import DatasetRule
+from ingest.parse import Limits, parse_objects
 from ingest.reconcile import reconcile
 from storage.errors import StoreError
 from tests.ingest.mill import KITTI_CAR, Mill, picture
@@ -327,3 +330,24 @@ def test_a_pass_below_a_prefix_sees_nothing_else(mill: Mill) -> None:
     assert (done.counts.images, done.counts.removed) == (1, 1)
     keys = mill.rows("SELECT key FROM images ORDER BY key")
     assert [row["key"] for row in keys] == ["a/x.png", "b/new.png", "b/z.png"]
+
+
+def test_a_second_bucket_that_is_one_data_set_takes_nothing_of_the_first_away(new_mill: NewMill) -> None:
+    first, second = new_mill(), new_mill()
+    first.image("d/a.png")
+    first.ingest()
+    for key in ("b.png", "c.png"):
+        second.image(key)
+    rule = DatasetRule(bucket="cells", name="cells")
+
+    def bring() -> Counts:
+        committer = Committer(
+            first.lake, lambda events: parse_objects(second.store, events, rule, Limits()), rule=rule
+        )
+        return reconcile(second.store, committer, rule).counts
+
+    assert (bring().removed, bring().removed) == (0, 0)
+    (second.folder / "b.png").unlink()
+    assert bring().removed == 1
+    keys = first.rows("SELECT dataset, key FROM images ORDER BY key")
+    assert keys == [{"dataset": "cells", "key": "c.png"}, {"dataset": "d", "key": "d/a.png"}]
