@@ -145,7 +145,7 @@ def test_a_spec_of_the_seeds_runs_unmodified(kitti: Path, tmp_path: Path):
     picture = Image.open(next((tmp_path / "out" / "images").glob("*.png")))
     assert picture.size == (1000, 300)
     angles = set()
-    for line in (tmp_path / "out" / "parameters.jsonl").read_bytes().splitlines():
+    for line in (tmp_path / "out" / "parameters.ndjson").read_bytes().splitlines():
         plan = from_json(line)
         matrix = plan.layers[0].affine()
         own = np.diag([plan.layers[0].width / 1000, plan.layers[0].height / 300]) @ matrix[:, :2]
@@ -427,7 +427,7 @@ def test_mixup_keeps_the_objects_of_both_and_blends_their_pixels(tmp_path: Path)
     words = _small(tmp_path, {"b.png": encode(black, "x.png"), "w.png": encode(white, "x.png")})
     report = _run(*words, "mixup_aug.probability=1", "mixup_aug.weight=[0.4]", "random_seed=3")
     seen = set()
-    for line in (report.folder / "parameters.jsonl").read_bytes().splitlines():
+    for line in (report.folder / "parameters.ndjson").read_bytes().splitlines():
         plan = from_json(line)
         assert len(_boxes(report.folder)[f"{plan.sample}.txt"]) == 2
         value = int(decode((report.folder / "images" / plan.name).read_bytes(), "x")[5, 5, 0])

@@ -9,10 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from transforms.augment.boxes import Floats
 from transforms.augment.draws import Draws
 from transforms.augment.labels import Keep, labels_of
-from transforms.augment.paste import Donors, donors_of, paste
+from transforms.augment.paste import Donors, box_of_paste, donors_of, paste
 from transforms.augment.plan import Plan
 from transforms.augment.planning import draw_plan
 from transforms.augment.sample import LabelledImage, Placed
@@ -134,18 +136,27 @@ class _Filling:
 
     def _fill(self, i: int) -> None:
         """Paste into one output what is rarest, as long as there is room."""
+        before, plan = self._placed[i], self._plans[i]
+        taken: Floats = before.boxes
         full: set[str] = set()
+        pasted: Counter[str] = Counter()
         for _ in range(self._spec.balance.pastes_per_image):
             wanted = [name for name in self._missing() if name not in full]
             if not wanted:
-                return
-            before = self._placed[i]
-            taken: Floats = before.boxes
-            plan = paste(self._spec, self._plans[i], self._donors, wanted[0], taken)
-            if plan is None:
+                break
+            more = paste(self._spec, plan, self._donors, wanted[0], taken)
+            if more is None:
                 full.add(wanted[0])
                 continue
-            self._plans[i] = plan
-            self._placed[i] = labels_of(plan, self._images, self._keep)
-            self._counts.subtract(count_objects([before]))
-            self._counts.update(count_objects([self._placed[i]]))
+            plan = more
+            taken = np.concatenate([taken, box_of_paste(plan.layers[-1], self._donors)])
+            pasted[wanted[0]] += 1
+            self._counts[wanted[0]] += 1
+        if not pasted:
+            return
+        # What was pasted may hide what was there: the labels themselves say what is seen.
+        self._plans[i] = plan
+        self._placed[i] = labels_of(plan, self._images, self._keep)
+        self._counts.subtract(pasted)
+        self._counts.subtract(count_objects([before]))
+        self._counts.update(count_objects([self._placed[i]]))

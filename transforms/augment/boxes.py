@@ -37,17 +37,27 @@ def move_boxes(boxes: Floats, matrix: Floats, window: Window) -> Moved:
         return Moved(np.empty((0, 4)), np.empty(0))
     quads = _quads(boxes, matrix)
     area = np.abs(_area(quads))
+    extent = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    visible = (area > 0).astype(np.float64)
+    low, high = window[:2], window[2:]
+    # Most boxes lie wholly in view, where there is nothing to clip.
+    partly = np.flatnonzero(((extent[:, :2] < low) | (extent[:, 2:] > high)).any(axis=1))
+    if partly.size:
+        extent[partly], inner = _clipped(quads[partly], window)
+        share = np.zeros(partly.size)
+        np.divide(inner, area[partly], out=share, where=area[partly] > 0)
+        visible[partly] = np.minimum(share, 1.0)
+    return Moved(np.where(visible[:, None] > 0, extent, np.nan), visible)
+
+
+def _clipped(quads: Floats, window: Window) -> tuple[Floats, Floats]:
+    """Extents ``[n, 4]`` and areas ``[n]`` of the parts of quads within a window."""
     points, there = _vertices(quads, window)
-    seen = there.any(axis=1)
     # Places that hold no vertex repeat one that does, which moves neither the extent nor the area.
     first = np.take_along_axis(points, there.argmax(axis=1)[:, None, None], axis=1)
     points = np.where(there[..., None], points, first)
-    extent = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-    inner = np.abs(_area(_around(points)))
-    seen &= (area > 0) & (inner > 0)
-    visible = np.zeros(count)
-    np.divide(inner, area, out=visible, where=seen)
-    return Moved(np.where(seen[:, None], extent, np.nan), np.minimum(visible, 1.0))
+    inner = np.where(there.any(axis=1), np.abs(_area(_around(points))), 0.0)
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1), inner
 
 
 def move_points(points: Floats, matrix: Floats) -> Floats:

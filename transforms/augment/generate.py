@@ -22,7 +22,8 @@ from transforms.augment.sample import LabelledImage, Placed
 from transforms.augment.spec import AugmentSpec
 from transforms.conversion.sources import write_files
 
-RECORD = "parameters.jsonl"
+# Not .jsonl, which is a form of labels: the folder may be dropped into a bucket as it is.
+RECORD = "parameters.ndjson"
 _STATE = ".augmentation"
 
 CarryOut = Callable[[Sequence[Plan], Mapping[str, LabelledImage], Settings], Iterable[Output]]
@@ -158,7 +159,7 @@ def generate(
     """Carry out the work into the spec's folder of results; what an earlier run left finished is kept.
 
     Images go to ``images/``, labels beside them once all images are there, and the parameters of every
-    output to ``parameters.jsonl``. Every file appears as a whole or not at all.
+    output to ``parameters.ndjson``. Every file appears as a whole or not at all.
     """
     if work.read is None:
         raise ConfigError("there are no label files to write beside the images")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from transforms.augment.boxes import Floats, cover
+from transforms.augment.boxes import Floats, cover, move_points
 from transforms.augment.draws import Draws
 from transforms.augment.labels import Keep, labels_of
 from transforms.augment.masks import ellipse
@@ -88,6 +88,13 @@ def paste(
         layer = _cut(image, instance, factor, (left, top), draws.yes(f"{name}/mirror", 0.5), plan, spec)
         return msgspec.structs.replace(plan, layers=(*plan.layers, layer))
     return None
+
+
+def box_of_paste(layer: Layer, donors: Donors) -> Floats:
+    """The box ``[1, 4]`` of a pasted layer, in pixels of the output."""
+    box = donors.images[layer.sample].objects.boxes[layer.instance or 0]
+    corners = move_points(box.reshape(2, 2), layer.affine())
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])[None]
 
 
 def _fits(place: Floats, taken: Floats, limit: float) -> bool:

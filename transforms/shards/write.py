@@ -35,8 +35,9 @@ from transforms.shards.records import framed, tao_example
 from transforms.shards.sample import Entry, counts_of, labels_json
 
 SUFFIXES = {"webdataset": "tar", "tfrecord": "tfrecord"}
-_READS_AT_ONCE = 8
+_READS_AT_ONCE = 4
 _BUFFER = 1 << 20
+_PIECES = 512  # that one call of the system may be given; Linux takes 1024
 
 Read = Callable[[Sequence[Entry]], Iterable[bytes | str]]
 """The bytes of entries, in their order, or a text that says why there are none."""
@@ -247,19 +248,24 @@ class _Writer:
         self._parts.append(data)
         self._waiting += len(data)
         self.size += len(data)
-        if self._waiting >= _BUFFER:
+        if self._waiting >= _BUFFER or len(self._parts) >= _PIECES:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._parts)
-        self._parts.clear()
-        self._waiting = 0
+        parts, size = self._parts, self._waiting
+        self._parts, self._waiting = [], 0
         if self._hashed is not None:
             self._hashed.result()
-        self._hashed = self._pool.submit(self._digest.update, data)
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        self._hashed = self._pool.submit(self._hash, parts)
+        done = os.writev(self._file.fileno(), parts) if parts else 0
+        if done < size:
+            rest = memoryview(b"".join(parts))[done:]
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def _hash(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self._digest.update(part)
 
     def __enter__(self) -> Self:
         return self
@@ -271,21 +277,40 @@ class _Writer:
 
 
 def read_files(part: Sequence[Entry]) -> Iterator[bytes | str]:
-    """The bytes of local files, a few of them read ahead."""
+    """The bytes of local files, some of them read ahead."""
 
-    def fetch(entry: Entry) -> bytes | str:
-        try:
-            return Path(entry.uri).read_bytes()
-        except (DropmillError, OSError) as error:
-            return f"{type(error).__name__}: {error}"
+    def fetch(entries: list[Entry]) -> list[bytes | str]:
+        return [_content(entry) for entry in entries]
 
-    work = iter(part)
+    # Small files go to a thread by the handful: handing over each would cost more than reading it.
+    work = _handfuls(part)
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        waiting = deque(pool.submit(fetch, entry) for entry in islice(work, 4 * _READS_AT_ONCE))
+        waiting = deque(pool.submit(fetch, entries) for entries in islice(work, _READS_AT_ONCE))
         while waiting:
             done = waiting.popleft().result()
-            waiting.extend(pool.submit(fetch, entry) for entry in islice(work, 1))
-            yield done
+            waiting.extend(pool.submit(fetch, entries) for entries in islice(work, 1))
+            yield from done
+
+
+def _handfuls(part: Sequence[Entry]) -> Iterator[list[Entry]]:
+    few: list[Entry] = []
+    size = 0
+    for entry in part:
+        few.append(entry)
+        size += entry.size_bytes
+        if size >= _BUFFER or len(few) >= 64:
+            yield few
+            few, size = [], 0
+    if few:
+        yield few
+
+
+def _content(entry: Entry) -> bytes | str:
+    try:
+        with Path(entry.uri).open("rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _remove_others(store: ObjectStore, prefix: str, names: set[str]) -> None:

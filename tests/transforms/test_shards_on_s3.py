@@ -1,0 +1,61 @@
+"""Shards in a bucket: an HTTP server on this machine that speaks S3."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.object_store import ObjectStore
+from transforms.augment.pixels import encode
+from transforms.shards.reader import ShardDataset
+from transforms.shards.sample import ShardLabels, entry_of
+from transforms.shards.verify import verify_shards
+from transforms.shards.write import write_shards
+
+pytest.importorskip("obstore", reason="the extra s3 is not installed")
+pytest.importorskip("moto.server", reason="moto[server] is not installed")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    code = (
+        "import sys; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0); s.start();"
+        "print(s.get_host_and_port()[1], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        port = next(int(line) for line in process.stdout if line.strip().isdigit())
+        url = f"http://127.0.0.1:{port}"
+        urllib.request.urlopen(urllib.request.Request(f"{url}/shards", method="PUT")).close()
+        region = {"region_name": "us-east-1"}
+        options = {"key": "any", "secret": "any", "endpoint_url": url, "client_kwargs": region}
+        yield ObjectStore.at("s3://shards/set", options)
+        process.stdin.close()
+
+
+@pytest.mark.slow
+def test_shards_are_written_to_s3_kept_verified_and_read_through_copies(store: ObjectStore, tmp_path: Path):
+    entries = []
+    for i in range(12):
+        path = tmp_path / f"{i:02}.png"
+        path.write_bytes(encode(np.full((40, 60, 3), i, np.uint8), path.name))
+        labels = ShardLabels(sample=path.stem, width=60, height=40)
+        entries.append(entry_of(path.name, str(path), "1", path.stat().st_size, labels))
+    first = write_shards(entries, store, size_bytes=8_000)
+    assert first.written > 1
+    again = write_shards(entries, store, size_bytes=8_000)
+    assert (again.written, again.kept) == (0, first.written)
+    assert verify_shards(store).broken == {}
+    dataset = ShardDataset(store.url, options=store.options, cache_dir=tmp_path / "cache")
+    assert [int(dataset[i].image[0, 0, 0]) for i in range(12)] == list(range(12))
+    shorter = write_shards(entries[:3], store, size_bytes=8_000)
+    assert len([info for info in store.list() if info.key.endswith(".tar")]) == shorter.written + shorter.kept
