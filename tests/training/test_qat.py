@@ -107,8 +107,8 @@ def test_the_onnx_graph_has_int8_kernels_and_gives_what_the_network_gives(tmp_pa
     for values, (name, found) in zip(
         expected, OnnxRunner(tmp_path / "q.onnx").run(images).items(), strict=True
     ):
-        assert np.abs(found - values.numpy()).mean() <= 0.02 * values.std(), name
-        assert difference[name] <= 0.02 * float(values.std())
+        assert np.abs(found - values.numpy()).mean() <= 0.05 * values.std(), name
+        assert difference[name] <= 0.05 * float(values.std())
 
 
 def test_a_network_that_has_seen_nothing_cannot_be_exported(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def export_onnx(
     facts = {"classes": json.dumps(names, ensure_ascii=False), "input_shape": json.dumps(input_shape)}
     onnx.helper.set_model_props(graph, {**(metadata or {}), **facts})
 
-    pictures = _pictures(input_shape)
+    pictures = probe_pictures(input_shape)
     if samples is not None:
         pictures = np.concatenate([pictures, samples.astype(np.float32)])
 
@@ -184,7 +184,7 @@ def _strip_sources(graph: onnx.ModelProto) -> None:
         del part.metadata_props[:]
 
 
-def _pictures(input_shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+def probe_pictures(input_shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
     """Noise, and something more like a photograph: wide gradients with bright rectangles. (2, C, H, W) in
     [0, 1].
     """

@@ -18,13 +18,13 @@ from training.detectnet_v2.model import DetectNetV2
 from training.detectnet_v2.qat import LEVELS, folded_twin
 from training.evaluation.onnx_runner import OnnxRunner
 from training.export.files import write_atomically
-from training.export.onnx_graph import OUTPUTS, export_onnx
+from training.export.onnx_graph import OUTPUTS, export_onnx, probe_pictures
 from training.export.precision import read_onnx
 
 _LOG = logging.getLogger(__name__)
 
 # Both sides add in another order, and then a value at the border of two steps goes either way.
-_TOLERANCE = 0.02
+_TOLERANCE = 0.05
 
 
 def export_qat_onnx(
@@ -38,8 +38,8 @@ def export_qat_onnx(
 ) -> dict[str, float]:
     """Write ``model``, prepared by ``prepare_qat`` and trained, with QuantizeLinear and DequantizeLinear.
 
-    Returns the mean difference of each output between ONNX Runtime and the model on a picture; where it is
-    larger than 2 % of the output's spread :class:`ExportError` is raised and nothing is written. Also raised
+    Returns the mean difference of each output between ONNX Runtime and the model on two pictures; where it is
+    larger than 5 % of the output's spread :class:`ExportError` is raised and nothing is written. Also raised
     where the model has seen no image since it was prepared.
     """
     target = Path(path)
@@ -61,14 +61,14 @@ def export_qat_onnx(
             dynamic_batch=dynamic_batch,
         )
         graph = insert_ranges(read_onnx(plain), ranges, str(target))
-    picture = np.random.default_rng(0).random((1, *input_shape), dtype=np.float32)
+    pictures = probe_pictures(input_shape)
 
     def check(written: Path) -> dict[str, float]:
         onnx.checker.check_model(str(written), full_check=True)
-        found = OnnxRunner(written).run(picture)
+        found = OnnxRunner(written).run(pictures)
         device = next(model.parameters()).device
         with torch.inference_mode():
-            expected = model.eval()(torch.from_numpy(picture).to(device))
+            expected = model.eval()(torch.from_numpy(pictures).to(device))
         difference = {}
         for name, values in zip(OUTPUTS, expected, strict=True):
             reference = values.float().cpu().numpy()

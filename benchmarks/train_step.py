@@ -1,0 +1,131 @@
+"""A training step beside a plain loop on torchvision's ResNet-18, and the share of time spent on data.
+
+The peer has the same layers on the same grids: torchvision's ResNet-18 with its max-pool and the last stage
+at stride 1 (stride 16 together), two 1x1 heads, cross entropy and L1, and Adam. Both get the same batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from benchmarks.cells import render_cells
+from benchmarks.record import record
+from training.detectnet_v2.cost import TargetBatch
+from training.detectnet_v2.dataset import DetectionDataset, collate
+from training.detectnet_v2.infer import scale_inputs
+from training.detectnet_v2.loop import fit
+from training.detectnet_v2.spec import TrainSpec, default_spec
+from training.detectnet_v2.step import Stepper
+
+CLASSES = ("RBC", "WBC", "Platelets")
+
+
+def main() -> None:
+    """Measure both in turns, and a whole training for its waiting; print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--height", type=int, default=240)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--amp", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="dropmill-step-") as name:
+        samples = render_cells(Path(name) / "cells", 4 * options.batch)
+        spec = default_spec(
+            CLASSES, options.width, options.height, epochs=2, batch_size=options.batch, amp=options.amp
+        )
+        data = DetectionDataset(samples, spec, train=True)
+        pixels, target = collate([data[index] for index in range(options.batch)])
+        ours, peer = _ours(spec), _peer(spec)
+        seconds: dict[str, list[float]] = {"dropmill": [], "torchvision": []}
+        for turn in range(options.steps + 1):
+            for label, step in (("dropmill", ours), ("torchvision", peer)):
+                took = _timed(step, pixels, target)
+                if turn:  # the first one allocates
+                    seconds[label].append(took)
+        result = fit(replace(spec), samples, [], Path(name) / "run")
+    base = median(seconds["torchvision"])
+    rows = [
+        {
+            "what": label,
+            "ms a step": round(1000 * median(times), 1),
+            "images/s": round(options.batch / median(times), 1),
+            "times torchvision's": round(median(times) / base, 2),
+        }
+        for label, times in seconds.items()
+    ]
+    shares = [metrics["data_wait_share"] for metrics in result.history]
+    record(
+        "train_step",
+        rows,
+        packages=["torch", "torchvision"],
+        notes={
+            "batch": options.batch,
+            "input": [options.width, options.height],
+            "amp": options.amp,
+            "threads": options.threads,
+            "data_wait_share_first_epoch": round(shares[0], 3),
+            "data_wait_share_cached": round(shares[-1], 3),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        },
+    )
+
+
+def _ours(spec: TrainSpec) -> Callable[[Tensor, TargetBatch], float]:
+    stepper = Stepper(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    stepper.train()
+    return lambda pixels, target: stepper.step(pixels, target, 1e-4)[1]
+
+
+def _peer(spec: TrainSpec) -> Callable[[Tensor, TargetBatch], float]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net: Any = resnet18(weights=None)
+    net.layer4[0].conv1.stride = net.layer4[0].downsample[0].stride = (1, 1)
+    count = len(spec.classes)
+    body = nn.Sequential(
+        net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4
+    )
+    model = nn.ModuleDict(
+        {"body": body, "cov": nn.Conv2d(512, count, 1), "bbox": nn.Conv2d(512, 4 * count, 1)}
+    )
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+    def step(pixels: Tensor, target: TargetBatch) -> float:
+        wanted = target.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.amp):
+            features = model["body"](scale_inputs(pixels.to(device)))
+            cov, bbox = model["cov"](features), model["bbox"](features)
+        cost = F.binary_cross_entropy_with_logits(cov.float(), wanted.cov) + F.l1_loss(
+            bbox.float(), wanted.bbox
+        )
+        optimizer.zero_grad(set_to_none=True)
+        cost.backward()
+        optimizer.step()
+        return float(cost.detach())
+
+    return step
+
+
+def _timed(step: Callable[[Tensor, TargetBatch], float], pixels: Tensor, target: TargetBatch) -> float:
+    began = time.perf_counter()
+    step(pixels, target)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
