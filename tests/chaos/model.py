@@ -238,7 +238,11 @@ class Chaos:
         return self.log.read_text(errors="replace")[-3000:]
 
     def _tables(self, lake: Path) -> dict[str, list[str]]:
-        return Mill(self.folder, lake, Settings()).tables()
+        said = Mill(self.folder, lake, Settings()).tables()
+        # Findings about whole sets and their history, under stems that no file has: when a service looked at
+        # them is no matter of the bucket's content.
+        said["findings"] = [row for row in said["findings"] if '"stem":"/' not in row]
+        return said
 
     def _from_nothing(self) -> dict[str, list[str]]:
         """The tables that the bucket's content alone gives, in one quiet pass."""
