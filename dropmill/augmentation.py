@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from quality.balance import class_balance
+from transforms.augment.executor import chosen_executor
 from transforms.augment.generate import Report, generate, prepare
 from transforms.augment.into_shards import folder_into_shards
 from transforms.augment.preview import draw_sheet
@@ -27,17 +28,26 @@ def augment(spec: AugmentSpec, *, progress: Progress = lambda _done, _all: None)
     start = time.monotonic()
     work = prepare(spec, repeat_factors_of)
     every = len(work.plans)
+    actors = actors_of(spec)
     spread = None
-    if spec.actors:
+    if actors:
         from dropmill.augmentation_actors import spread_over
 
-        spread = spread_over(spec)
+        spread = spread_over(actors)
     report = generate(spec, work, carry_out_all=spread, progress=lambda done: progress(done, every))
     if spec.shards.format != "none":
         names = (plan.name for plan in work.plans if plan.name not in report.failed)
         shards = folder_into_shards(spec, work, report.folder / "images", names)
         report.notes.append(f"{len(shards.index.shards)} shards are in {report.folder / 'shards'}")
     return report, time.monotonic() - start
+
+
+def actors_of(spec: AugmentSpec) -> int:
+    """Ray actors that a spec asks for: by number, or one for each of several GPUs; 0 is none."""
+    if spec.actors or spec.gpus < 2:
+        return spec.actors
+    executor, device = chosen_executor(spec.executor)
+    return spec.gpus if executor == "dali" and device is not None else 0
 
 
 def preview_sheet(spec: AugmentSpec, sheet: Path, *, count: int, cell: int) -> int:

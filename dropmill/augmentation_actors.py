@@ -10,13 +10,12 @@ from transforms.augment.executor import Output, Settings, carry_out
 from transforms.augment.generate import CarryOut, read_local
 from transforms.augment.plan import Plan, as_json, from_json
 from transforms.augment.sample import LabelledImage
-from transforms.augment.spec import AugmentSpec
 
 _PER_TASK = 32  # plans that an actor is given at a time
 
 
-def spread_over(spec: AugmentSpec, read: Callable[[str], bytes] = read_local) -> CarryOut:
-    """A way to carry plans out on the spec's number of actors; Ray is started where it does not run.
+def spread_over(actors: int, read: Callable[[str], bytes] = read_local) -> CarryOut:
+    """A way to carry plans out on so many actors; Ray is started where it does not run.
 
     Outputs come in any order; what is in flight is bounded by Ray Data's back-pressure.
     """
@@ -24,7 +23,7 @@ def spread_over(spec: AugmentSpec, read: Callable[[str], bytes] = read_local) ->
     def run(
         plans: Sequence[Plan], images: Mapping[str, LabelledImage], settings: Settings
     ) -> Iterable[Output]:
-        return _spread(plans, images, settings, spec.actors, read)
+        return _spread(plans, images, settings, actors, read)
 
     return run
 
@@ -68,23 +67,22 @@ def _spread(
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         gpus = settings.executor == "dali" and settings.device is not None
-        # A share of the cores for each, unless the spec says how many.
-        cores = max(1, int(_resources().get("CPU", 1)) // actors)
-        threads = settings.threads or cores
-        table = pa.table({"plan": [as_json(plan) for plan in plans]})
-        blocks = max(1, -(-len(plans) // _PER_TASK))
+        # A share of the cores for each, and one over for what Ray Data does besides: actors that hold all
+        # of them would wait for ever for the tasks that feed them.
+        cores = float(_resources().get("CPU", 1))
+        threads = settings.threads or max(1, int(cores) // actors)
+        plans_of_task = [
+            pa.table({"plan": [as_json(plan) for plan in plans[start : start + _PER_TASK]]})
+            for start in range(0, len(plans), _PER_TASK)
+        ]
         ray.data.DataContext.get_current().enable_progress_bars = False
-        outputs = (
-            ray.data.from_arrow(table)
-            .repartition(blocks)
-            .map_batches(
-                _Worker,
-                fn_constructor_args=(ray.put(dict(images)), replace(settings, threads=threads), read),
-                batch_size=_PER_TASK,
-                concurrency=actors,
-                num_cpus=min(threads, cores),
-                num_gpus=1 if gpus else 0,
-            )
+        outputs = ray.data.from_arrow(plans_of_task).map_batches(
+            _Worker,
+            fn_constructor_args=(ray.put(dict(images)), replace(settings, threads=threads), read),
+            batch_size=_PER_TASK,
+            concurrency=actors,
+            num_cpus=min(float(threads), max(cores - 1, 0.5) / actors),
+            num_gpus=1 if gpus else 0,
         )
         for row in outputs.iter_rows():
             yield Output(from_json(row["plan"]), row["data"], row["error"], copied=row["copied"])

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from dropmill.augmentation import repeat_factors_of
+from dropmill.augmentation import actors_of, repeat_factors_of
 from storage import schemas
 from storage.errors import ConfigError, StoreError, SupersededError
 from storage.lake import Lake, Snapshot
@@ -75,10 +75,11 @@ def augment_lake(
     _put_run(lake, run, dataset, versions, said, state="submitted", started=started, images=len(images))
     work = work_of(spec, None, images, repeat_factors_of(images))
     every = len(work.plans)
-    if spec.actors:
+    actors = actors_of(spec)
+    if actors:
         from dropmill.augmentation_actors import spread_over
 
-        spread = spread_over(spec, read_object)
+        spread = spread_over(actors, read_object)
     else:
 
         def spread(plans: Any, known: Any, how: Any) -> Any:

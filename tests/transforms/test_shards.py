@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -336,3 +338,12 @@ def test_a_shard_that_was_cut_is_an_error_that_names_it(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UnreadableError, match=r"shard-000000\.tar"):
         dataset[4]
+
+
+@pytest.mark.slow
+def test_readers_import_in_a_plain_pytorch_environment():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('ray', 'polars', 'deltalake')));"
+        "import transforms.shards.reader, transforms.shards.dali_reader, transforms.augment.executor"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

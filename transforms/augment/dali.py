@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -197,7 +197,7 @@ def _rectangles(plan: Plan, count: int) -> np.ndarray[Any, np.dtype[np.float32]]
     return rows
 
 
-@cache
+@lru_cache(maxsize=8)
 def _pipeline(steps: _Steps, capacity: int, threads: int, device: int | None) -> Any:
     # Its type stubs know less than its modules do.
     dali: Any = import_module("nvidia.dali")

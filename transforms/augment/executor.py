@@ -83,17 +83,21 @@ def carry_out(
     import cv2
 
     # The threads are ours: those within OpenCV would fight over the same cores.
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     work = iter(plans)
-    with ThreadPoolExecutor(settings.workers) as pool:
-        waiting: deque[Future[Output]] = deque()
-        for plan in islice(work, 2 * settings.workers):
-            waiting.append(pool.submit(carry_out_one, plan, images, read, settings))
-        while waiting:
-            done = waiting.popleft().result()
-            for plan in islice(work, 1):
+    try:
+        with ThreadPoolExecutor(settings.workers) as pool:
+            waiting: deque[Future[Output]] = deque()
+            for plan in islice(work, 2 * settings.workers):
                 waiting.append(pool.submit(carry_out_one, plan, images, read, settings))
-            yield done
+            while waiting:
+                done = waiting.popleft().result()
+                for plan in islice(work, 1):
+                    waiting.append(pool.submit(carry_out_one, plan, images, read, settings))
+                yield done
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def carry_out_one(plan: Plan, images: Mapping[str, LabelledImage], read: Read, settings: Settings) -> Output:

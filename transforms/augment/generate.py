@@ -192,7 +192,7 @@ def generate(
     report.objects = sum(len(placed) for _, placed in done)
     report.dropped = sum(placed.facts.get("dropped", 0) for _, placed in done)
     report.after = count_objects([placed for _, placed in done])
-    report.notes = _notes(work, spec)
+    report.notes = _notes(work)
     return report
 
 
@@ -249,7 +249,7 @@ def _write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _notes(work: Work, spec: AugmentSpec) -> list[str]:
+def _notes(work: Work) -> list[str]:
     read = work.read
     found: list[str] = []
     if read is None:
@@ -265,8 +265,6 @@ def _notes(work: Work, spec: AugmentSpec) -> list[str]:
             f"{work.masks['with_mask']} objects have a mask, {work.masks['without_mask']} keep the extent "
             "of their moved box"
         )
-    if spec.num_gpus and spec.num_gpus > 1 and spec.actors == 0:
-        found.append("one GPU is used; actors=N spreads the work over several")
     return found
 
 

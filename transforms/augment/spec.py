@@ -260,7 +260,9 @@ class AugmentSpec(_Strict):
     workers: int | None = Field(default=None, ge=1, le=1024)
     """Threads; by default one for each core."""
     actors: int = Field(default=0, ge=0, le=1024)
-    """Ray actors that share the work, each with ``workers`` threads; 0 works in this process."""
+    """Ray actors that share the work, each with ``workers`` threads; 0 works in this process, unless DALI is
+    to use several GPUs: then there is one for each.
+    """
     data: DataSection = Field(default_factory=DataSection)
     spatial_aug: SpatialSection = Field(default_factory=SpatialSection)
     color_aug: ColorSection = Field(default_factory=ColorSection)
@@ -293,6 +295,11 @@ class AugmentSpec(_Strict):
         if not folder:
             raise ConfigError("the spec names no folder for results: set results_dir or data.output_dataset")
         return Path(folder)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that are asked for: num_gpus or gpu_ids, whichever says more."""
+        return max(self.num_gpus or 0, len(self.gpu_ids or []))
 
     @property
     def form(self) -> str:
