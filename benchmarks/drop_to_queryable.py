@@ -36,7 +36,7 @@ from storage.lake import Lake
 from storage.object_store import ObjectStore
 
 _RATE = 50
-_KITTI = "Car 0.00 0 -1.58 {} {} {} {} 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
+_KITTI = "Car 0.00 0 -1.58 {:.2f} {:.2f} {:.2f} {:.2f} 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
 _PATIENCE_S = 280.0
 
 
