@@ -51,9 +51,15 @@ def forward_matrix(drawn: Spatial, width: int, height: int, out_width: int, out_
     return np.ascontiguousarray(matrix[:2])
 
 
-def letterbox(matrix: Matrix, width: int, height: int, out_width: int, out_height: int) -> Matrix:
-    """``matrix`` to ``width`` x ``height``, then into the middle of the output, its aspect kept."""
-    factor = min(out_width / width, out_height / height)
+def letterbox(
+    matrix: Matrix, width: int, height: int, out_width: int, out_height: int, *, cover: bool = False
+) -> Matrix:
+    """``matrix`` to ``width`` x ``height``, then into the middle of the output, its aspect kept.
+
+    All of it is in view, with bars beside it; with ``cover`` there are no bars, and its ends are cut off.
+    """
+    sides = (out_width / width, out_height / height)
+    factor = max(sides) if cover else min(sides)
     aside = ((out_width - factor * width) / 2, (out_height - factor * height) / 2)
     return after(matrix, np.array([[factor, 0, aside[0]], [0, factor, aside[1]]]))
 

@@ -37,7 +37,7 @@ def draw_plan(
     if others and draws.yes("mosaic", spec.mosaic_aug.probability):
         layers = _mosaic(spec, draws, image, others, width, height, copy)
     if others and draws.yes("mixup", spec.mixup_aug.probability):
-        other = others[draws.among("mixup/image", len(others))]
+        other = _another(image, others, draws, "mixup/image")
         weight = min(max(draws.number("mixup/weight", spec.mixup_aug.weight, 0.5), 0.0), 1.0)
         layers.append(_laid_in(spec, other, copy, (0, 0, width, height), weight))
     plan = Plan(
@@ -130,12 +130,12 @@ def _layer(
 def _laid_in(
     spec: AugmentSpec, image: LabelledImage, copy: int, window: tuple[int, int, int, int], weight: float = 1.0
 ) -> Layer:
-    """An image under its own drawn movement, its aspect kept, in the middle of a window."""
+    """An image under its own drawn movement, its aspect kept, over all of a window."""
     left, top, right, bottom = window
     spatial = _spatial(spec, Draws(spec.random_seed, image.sample, copy), image)
     wide, high = (spatial.crop[2], spatial.crop[3]) if spatial.crop else (image.width, image.height)
     own = forward_matrix(spatial, image.width, image.height, int(wide), int(high))
-    fitted = letterbox(own, int(wide), int(high), right - left, bottom - top)
+    fitted = letterbox(own, int(wide), int(high), right - left, bottom - top, cover=True)
     return _layer(image, after(fitted, np.array([[1.0, 0, left], [0, 1.0, top]])), window, weight)
 
 
@@ -154,8 +154,16 @@ def _mosaic(
     if width < 2 or height < 2:
         return [_laid_in(spec, image, copy, (0, 0, width, height))]
     windows = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    chosen = [image, *(others[draws.among(f"mosaic/{i}", len(others))] for i in range(3))]
+    chosen = [image, *(_another(image, others, draws, f"mosaic/{i}") for i in range(3))]
     return [_laid_in(spec, one, copy, window) for one, window in zip(chosen, windows, strict=True)]
+
+
+def _another(image: LabelledImage, others: Sequence[LabelledImage], draws: Draws, name: str) -> LabelledImage:
+    """One of the others; the image itself only where there is no other."""
+    place = draws.among(name, len(others))
+    if others[place].sample == image.sample:
+        place = (place + 1) % len(others)
+    return others[place]
 
 
 def _colour(spec: AugmentSpec, draws: Draws) -> Colour:
