@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import duckdb
 
@@ -27,7 +27,7 @@ from storage.time_travel import Version, at_clauses, moment_of
 from storage.views import VIEWS, tables_of, view_sql
 
 if TYPE_CHECKING:
-    from storage.lake import Lake
+    from deltalake import DeltaTable
 
 __all__ = ["DEFAULT_MAX_ROWS", "DEFAULT_MEMORY", "DEFAULT_TIMEOUT_S", "Limits", "Rows", "run_query"]
 
@@ -44,6 +44,13 @@ _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.IGNORECASE)
 
 
+class Tables(Protocol):
+    """What has Delta tables by name and version, as :class:`storage.lake.Lake` does."""
+
+    def table(self, name: str, version: Version = None) -> DeltaTable:
+        """The Delta table ``name``, newest or as it was at a version or a moment."""
+
+
 class Limits(TypedDict, total=False):
     """The bounds of a query, as :func:`run_query` takes them."""
 
@@ -53,7 +60,7 @@ class Limits(TypedDict, total=False):
 
 
 def run_query(
-    lake: Lake,
+    lake: Tables,
     query: str,
     *,
     parameters: Sequence[Any] | None = None,
@@ -154,7 +161,7 @@ def _interrupted_after(connection: duckdb.DuckDBPyConnection, timeout_s: float |
 
 def _add(
     connection: duckdb.DuckDBPyConnection,
-    lake: Lake,
+    lake: Tables,
     schema: str,
     names: Sequence[str],
     versions: Mapping[str, Version],
