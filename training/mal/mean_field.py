@@ -35,42 +35,59 @@ def mean_field(
     starts from the probability within the box. Source: Lan et al., CVPR 2023, section 3 (mean field with
     the initial value as the only unary evidence). No gradient flows.
     """
-    affinity = affinities(image, kernel_size=kernel_size, zeta=zeta)
-    batch, _, height, width = probability.shape
     reach = kernel_size // 2
-    x = (probability * box).clamp(low, high).float()
-    box = box.float()
-    # Both labels lie in one buffer with a border of zeros, the logarithm of certainty: neighbours outside
-    # say nothing. Its shifted views are the neighbours, so that no round copies anything.
-    logs = x.new_zeros(batch, 2, height + 2 * reach, width + 2 * reach)
-    inner = logs[:, :, reach : reach + height, reach : reach + width]
-    views = [
-        logs[:, :, dy : dy + height, dx : dx + width]
-        for dy in range(kernel_size)
-        for dx in range(kernel_size)
-    ]
-    weights = [affinity[:, place : place + 1] for place in range(kernel_size**2)]
-    centre = len(views) // 2
-    evidence = torch.empty_like(inner, memory_format=torch.contiguous_format)
+    part = _rectangle(box)
+    result = torch.zeros_like(probability)
+    if part is None:
+        return result
+    # Where no box is, every pixel stays at ``low``: only the boxes' rectangle is computed, with a border of
+    # such pixels (those outside of the image have no affinity). All objects lie one behind the other in one
+    # row of pixels, so that the neighbours in a direction are the row itself, some places further on.
+    frame = (reach,) * 4
+    weights = functional.pad(affinities(image, kernel_size=kernel_size, zeta=zeta)[part], frame)
+    weights = weights.transpose(0, 1).flatten(1).contiguous()
+    inside = functional.pad(box[part].float(), frame)
+    x = functional.pad((probability * box)[part].float(), frame).clamp(low, high)
+    shape, width, count = x.shape, x.shape[-1], x.numel()
+    inside, x = inside.flatten(), x.flatten()
+    furthest = reach * width + reach
+    logs = x.new_zeros(2, count + 2 * furthest)
+    own = logs[:, furthest : furthest + count]
+    steps = [dy * width + dx for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+    evidence = torch.empty_like(own, memory_format=torch.contiguous_format)
+    foreground, background = evidence
     before = x.clone()
     for done in range(1, iterations + 1):
-        torch.log(x, out=inner[:, :1])
-        torch.log1p(-x, out=inner[:, 1:])
-        # A pixel is wholly like itself.
-        evidence.copy_(views[centre])
-        for place, view in enumerate(views):
-            if place != centre:
-                evidence.addcmul_(weights[place], view)
+        torch.log(x, out=own[0])
+        torch.log1p(-x, out=own[1])
+        # A pixel is wholly like itself; those of the border have their zero of the box.
+        evidence.copy_(own)
+        for place, step in enumerate(steps):
+            if step:
+                evidence.addcmul_(weights[place], logs[:, furthest + step : furthest + step + count])
         evidence.exp_()
-        foreground = evidence[:, :1].mul_(box)
-        torch.div(foreground, evidence[:, 1:].add_(foreground).add_(_EPSILON), out=x)
+        foreground.mul_(inside)
+        torch.div(foreground, background.add_(foreground).add_(_EPSILON), out=x)
         x.clamp_(low, high)
         # What a round leaves as it was, all further rounds leave.
         if done % _UNTIL_LOOKED_AT == 0:
             if torch.equal(x, before):
                 break
             before.copy_(x)
-    return (x > 0.5).to(probability.dtype)
+    x = x.reshape(shape)[:, :, reach : shape[2] - reach, reach : shape[3] - reach]
+    result[part] = (x > 0.5).to(result.dtype)
+    return result
+
+
+def _rectangle(box: Tensor) -> tuple[slice, ...] | None:
+    """The rows and columns that hold all boxes of a batch; None where there is none."""
+    if not box.numel():
+        return None
+    rows, columns = (box.amax(axes).nonzero().flatten() for axes in ((0, 1, 3), (0, 1, 2)))
+    if not len(rows):
+        return None
+    first, last = (torch.stack([rows[end], columns[end]]).tolist() for end in (0, -1))
+    return slice(None), slice(None), slice(first[0], last[0] + 1), slice(first[1], last[1] + 1)
 
 
 def affinities(image: Tensor, *, kernel_size: int = 3, zeta: float = 0.1) -> Tensor:
