@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported, here and in the processes that tests start: networks of tests are small, and threads
+# Before torch is imported, here and in the processes that tests start: their networks are small, and threads
 # that wait for each other by spinning take minutes where other processes have work for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
