@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import ConfigError, TrainingError
-from training.detectnet_v2.postprocess import cluster, dbscan, nms
+from training.detectnet_v2.clusters import dbscan, nms
+from training.detectnet_v2.postprocess import cluster
 from training.detectnet_v2.rasterise import class_indices, rasterise
 from training.detectnet_v2.spec import ClusteringAlgorithm, ClusteringConfig, default_spec
 from training.evaluation.average_precision import evaluate
@@ -36,7 +37,8 @@ def _drawn(
 def _found(
     cov: Any, bbox: Any, configs: dict[str, ClusteringConfig], width: int, height: int, **options: Any
 ) -> Detections:
-    return cluster(cov, bbox, configs=configs, width=width, height=height, **GRID, **options)
+    batch = cluster(cov[None], bbox[None], configs=configs, width=width, height=height, **GRID, **options)
+    return batch[0]
 
 
 def _cells(
@@ -167,7 +169,9 @@ def test_no_coverage_gives_no_detection() -> None:
 
 def test_outputs_that_do_not_fit_or_are_not_numbers_are_refused() -> None:
     config = {"car": ClusteringConfig()}
-    with pytest.raises(TrainingError, match=r"bbox \(8, 4, 5\); expected \(1, h, w\) and \(4, h, w\)"):
+    with pytest.raises(
+        TrainingError, match=r"bbox \(1, 8, 4, 5\); expected \(B, 1, h, w\) and \(B, 4, h, w\)"
+    ):
         _found(np.zeros((1, 4, 5)), np.zeros((8, 4, 5)), config, 80, 64)
     with pytest.raises(TrainingError, match="its training diverged"):
         _found(np.full((1, 4, 5), np.nan), np.zeros((4, 4, 5)), config, 80, 64)
@@ -230,6 +234,29 @@ def test_dbscan_on_thousands_of_cells_agrees_too() -> None:
     linked = near & core[:, None] & core[None, :]
     assert (fast[:, None] == fast[None, :])[linked].all()
     assert ((near & core[None, :]).any(axis=1) == (fast >= 0)).all()
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one() -> None:
+    random = np.random.default_rng(3)
+    drawn = []
+    for count in (5, 0, 9, 1):
+        start = random.uniform(0, (220, 140), (count, 2))
+        boxes = np.concatenate([start, start + random.uniform(30, 100, (count, 2))], axis=1)
+        names = random.choice(["a", "b", "c"], count).tolist()
+        cov, bbox = _drawn(boxes.clip(0, (320, 240) * 2), names, ("a", "b", "c"), 320, 240)
+        drawn.append((cov * random.uniform(0.5, 1, cov.shape), bbox + random.normal(0, 0.03, bbox.shape)))
+    configs = {
+        name: ClusteringConfig(clustering_algorithm=algorithm, dbscan_eps=eps)
+        for name, algorithm, eps in zip("abc", ALGORITHMS, (0.15, 0.4, 0.3), strict=True)
+    }
+    covs, bboxes = (np.stack(arrays) for arrays in zip(*drawn, strict=True))
+    batch = cluster(covs, bboxes, configs=configs, width=320, height=240, **GRID)
+    assert sum(map(len, batch)) >= 10
+    for together, (cov, bbox) in zip(batch, drawn, strict=True):
+        alone = _found(cov, bbox, configs, 320, 240)
+        assert together.boxes.tolist() == alone.boxes.tolist()
+        assert together.scores.tolist() == alone.scores.tolist()
+        assert together.categories.tolist() == alone.categories.tolist()
 
 
 @settings(deadline=None)

@@ -108,9 +108,9 @@ def test_a_drawn_box_comes_back_from_clustering() -> None:
     boxes = [[10.0, 8.0, 58.0, 70.0], [90.0, 20.0, 150.0, 90.0]]
     drawn = draw(boxes, spec_with(), [0, 1])
     found = cluster(
-        drawn.cov, drawn.bbox, configs={"a": ClusteringConfig(), "b": ClusteringConfig()},
+        drawn.cov[None], drawn.bbox[None], configs={"a": ClusteringConfig(), "b": ClusteringConfig()},
         stride=16, scale=35, offset=0.5, width=WIDTH, height=HEIGHT,
-    )  # fmt: skip
+    )[0]  # fmt: skip
     assert sorted(zip(found.categories.tolist(), found.boxes.round(3).tolist(), strict=True)) == [
         ("a", boxes[0]),
         ("b", boxes[1]),

@@ -68,20 +68,20 @@ def outputs_to_detections(
     height). ``confidence`` is the confidence model, of all classes or by class.
     """
     covs, boxes = cov.float().cpu().numpy(), bbox.float().cpu().numpy()
+    batch = cluster(
+        covs,
+        boxes,
+        configs=configs,
+        classes=grid.classes,
+        stride=grid.stride,
+        scale=grid.scale,
+        offset=grid.offset,
+        width=config.output_image_width,
+        height=config.output_image_height,
+        confidence_model=confidence,
+    )
     results = []
-    for image_cov, image_bbox, (width, height) in zip(covs, boxes, sizes, strict=True):
-        found = cluster(
-            image_cov,
-            image_bbox,
-            configs=configs,
-            classes=grid.classes,
-            stride=grid.stride,
-            scale=grid.scale,
-            offset=grid.offset,
-            width=config.output_image_width,
-            height=config.output_image_height,
-            confidence_model=confidence,
-        )
+    for found, (width, height) in zip(batch, sizes, strict=True):
         corners = placement(width, height, config).backward(found.boxes)
         corners = corners.clip(0, np.array([width, height, width, height], dtype=np.float64))
         results.append(Detections(corners, found.scores, found.categories))

@@ -5,6 +5,8 @@
    the best candidate of those that overlap. Or both, NMS among the members of clusters (hybrid).
 3. What is too flat or too unsure goes.
 
+All images and classes of a batch go through one pass: a call of numpy costs as much for one as for all.
+
 The confidence of a cluster is the *sum* of its coverage and can pass 1; the confidence after NMS is the
 coverage of one cell. A threshold for the one does not fit the other.
 """
@@ -12,19 +14,19 @@ coverage of one cell. A threshold for the one does not fit the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from storage.errors import ConfigError, TrainingError
+from training.detectnet_v2.clusters import dbscan, nms
 from training.detectnet_v2.spec import ClusteringAlgorithm, ClusteringConfig
 from training.evaluation.detections import Detections, Floats
-from training.evaluation.matching import Integers, box_iou
+from training.evaluation.matching import Integers
 
 ConfidenceModel = Literal["aggregate_cov", "mean_cov"]
-
-_PAIRS_AT_ONCE = 1 << 20
 
 
 def cluster(
@@ -39,8 +41,8 @@ def cluster(
     height: float,
     classes: Sequence[str] | None = None,
     confidence_model: ConfidenceModel | Mapping[str, str] = "aggregate_cov",
-) -> Detections:
-    """The detections in one image, best first, from cov (C, h, w) and bbox (4C, h, w).
+) -> list[Detections]:
+    """The detections in each image, best first, from cov (B, C, h, w) and bbox (B, 4C, h, w).
 
     Channel c belongs to the c-th key of ``configs``, or to ``classes[c]`` where given; a class that
     ``configs`` lacks then takes its entry ``default``. bbox holds left, top, right, bottom of each class in
@@ -53,29 +55,39 @@ def cluster(
     """
     names = tuple(configs) if classes is None else tuple(classes)
     _check(cov, bbox, names)
-    all_boxes, all_scores, categories = [np.zeros((0, 4))], [np.zeros(0)], list[str]()
-    for c, name in enumerate(names):
-        config = configs.get(name) or configs.get("default")
-        if config is None:
-            raise ConfigError(f"no clustering_config for class {name!r}; known: {', '.join(sorted(configs))}")
-        rows, columns = np.nonzero(cov[c] > config.coverage_threshold)
-        coverage = cov[c, rows, columns].astype(np.float64)
-        boxes = decode(
-            bbox[4 * c : 4 * c + 4, rows, columns],
-            rows,
-            columns,
-            stride=stride,
-            scale=scale,
-            offset=offset,
-            width=width,
-            height=height,
-        )
-        model = confidence_model if isinstance(confidence_model, str) else confidence_model.get(name)
-        boxes, scores = _join(boxes, coverage, config, mean=model == "mean_cov")
-        all_boxes.append(boxes)
-        all_scores.append(scores)
-        categories += [name] * len(scores)
-    return Detections(np.concatenate(all_boxes), np.concatenate(all_scores), categories).by_score()
+    rules = [_rules_of(name, configs) for name in names]
+    # As one number is compared: in the precision of the network's output.
+    least = np.array([rule.coverage_threshold for rule in rules], dtype=cov.dtype)
+    image, channel, row, column = np.nonzero(cov > least[:, None, None])
+    boxes = decode(
+        bbox.reshape(len(cov), len(names), 4, *cov.shape[2:])[image, channel, :, row, column].T,
+        row,
+        column,
+        stride=stride,
+        scale=scale,
+        offset=offset,
+        width=width,
+        height=height,
+    )
+    cells = _Cells(
+        boxes=boxes,
+        score=cov[image, channel, row, column].astype(np.float64),
+        group=image * len(names) + channel,
+    )
+    mean = [
+        (confidence_model if isinstance(confidence_model, str) else confidence_model.get(name)) == "mean_cov"
+        for name in names
+    ]
+    found = _join(cells, rules, np.array(mean))
+    of_image, of_class = np.divmod(found.group, len(names))
+    order = np.lexsort((found.group, -found.score, of_image))
+    ends = np.searchsorted(of_image[order], np.arange(len(cov) + 1))
+    labels = [names[number] for number in of_class[order].tolist()]
+    boxes, scores = found.boxes[order], found.score[order]
+    return [
+        Detections(boxes[start:end], scores[start:end], labels[start:end])
+        for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+    ]
 
 
 def decode(
@@ -101,105 +113,86 @@ def decode(
     return np.stack([xmin, ymin, xmax, ymax], axis=1)
 
 
-def dbscan(boxes: Floats, weights: Floats, *, eps: float, min_weight: float) -> Integers:
-    """Cluster of each box, -1 for noise, by DBSCAN on the distance 1 - IoU.
+@dataclass(frozen=True, kw_only=True)
+class _Cells:
+    """Boxes (n, 4) with their score (n,) and group (n,): image times the number of classes, plus class."""
 
-    A box is core where the weights within ``eps``, its own among them, sum up to ``min_weight``. Clusters are
-    numbered in the order of their first core box; a box at the border of several belongs to the first.
-    Source: Ester, Kriegel, Sander, Xu, "A density-based algorithm for discovering clusters", KDD 1996, with
-    weights in place of counts.
-    """
-    first, second = _neighbours(boxes, 1.0 - eps)
-    core = np.bincount(first, weights[second], minlength=len(boxes)) >= min_weight
-    linked = core[second]
-    first, second = first[linked], second[linked]
-    root = np.where(core, np.arange(len(boxes)), len(boxes))
-    inner = core[first]
-    a, b = first[inner], second[inner]
-    while True:
-        before = root.copy()
-        np.minimum.at(root, a, root[b])
-        root[core] = root[root[core]]
-        if np.array_equal(root, before):
-            break
-    np.minimum.at(root, first[~inner], root[second[~inner]])
-    clusters = np.full(len(boxes), -1, dtype=np.int64)
-    member = root < len(boxes)
-    clusters[member] = np.unique(root[member], return_inverse=True)[1]
-    return clusters
+    boxes: Floats
+    score: Floats
+    group: Integers
+
+    def select(self, rows: npt.NDArray[np.bool_] | Integers) -> _Cells:
+        return _Cells(boxes=self.boxes[rows], score=self.score[rows], group=self.group[rows])
 
 
-def nms(boxes: Floats, scores: Floats, *, iou: float) -> Integers:
-    """Rows that greedy non-maximum suppression keeps, best first: no two of them overlap by more than
-    ``iou``.
-    """
-    left = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        left = left[box_iou(boxes[best, None], boxes[left])[0] <= iou]
-    return np.array(kept, dtype=np.int64)
+def _rules_of(name: str, configs: Mapping[str, ClusteringConfig]) -> ClusteringConfig:
+    config = configs.get(name) or configs.get("default")
+    if config is None:
+        raise ConfigError(f"no clustering_config for class {name!r}; known: {', '.join(sorted(configs))}")
+    return config
 
 
-def _join(boxes: Floats, coverage: Floats, config: ClusteringConfig, *, mean: bool) -> tuple[Floats, Floats]:
-    """Candidates of one class to boxes with their confidence."""
-    if config.clustering_algorithm is ClusteringAlgorithm.NMS:
-        return _suppress(boxes, coverage, config)
-    member_of = dbscan(boxes, coverage, eps=config.dbscan_eps, min_weight=config.dbscan_min_samples)
-    members = np.flatnonzero(member_of >= 0)
-    of, weight = member_of[members], coverage[members]
-    total = np.bincount(of, weight).astype(np.float64)
-    confidence = total / np.bincount(of) if mean else total
-    sure = confidence >= config.dbscan_confidence_threshold
-    if config.clustering_algorithm is ClusteringAlgorithm.HYBRID:
-        chosen = members[sure[of]]
-        return _suppress(boxes[chosen], coverage[chosen], config)
-    averaged = (
-        np.stack([np.bincount(of, weight * boxes[members, i]) for i in range(4)], axis=1) / total[:, None]
+def _join(cells: _Cells, rules: Sequence[ClusteringConfig], mean: npt.NDArray[np.bool_]) -> _Cells:
+    """Candidates to boxes with their confidence; ``rules`` and ``mean`` by class."""
+    how = np.array([rule.clustering_algorithm for rule in rules])
+    of_class = cells.group % len(rules)
+    alone = cells.select(how[of_class] == ClusteringAlgorithm.NMS)
+    joined = cells.select(how[of_class] != ClusteringAlgorithm.NMS)
+    clusters, members = _clusters(joined, rules, mean)
+    hybrid = how[members.group % len(rules)] == ClusteringAlgorithm.HYBRID
+    found = [clusters.select(how[clusters.group % len(rules)] == ClusteringAlgorithm.DBSCAN)]
+    for rest in (alone, members.select(hybrid)):
+        found += [
+            _suppress(rest.select(rest.group == group), rules[group % len(rules)])
+            for group in np.unique(rest.group).tolist()
+        ]
+    return _Cells(
+        boxes=np.concatenate([one.boxes for one in found]),
+        score=np.concatenate([one.score for one in found]),
+        group=np.concatenate([one.group for one in found]),
     )
-    keep = sure & (averaged[:, 3] - averaged[:, 1] > config.minimum_bounding_box_height)
-    return averaged[keep], confidence[keep]
 
 
-def _suppress(boxes: Floats, coverage: Floats, config: ClusteringConfig) -> tuple[Floats, Floats]:
+def _clusters(
+    cells: _Cells, rules: Sequence[ClusteringConfig], mean: npt.NDArray[np.bool_]
+) -> tuple[_Cells, _Cells]:
+    """The boxes of the clusters that are sure and high enough, and the candidates in those that are sure."""
+    of_class = cells.group % len(rules)
+    eps = np.array([rule.dbscan_eps for rule in rules])
+    weight = np.array([rule.dbscan_min_samples for rule in rules])
+    cluster_of = dbscan(
+        cells.boxes, cells.score, eps=eps[of_class], min_weight=weight[of_class], groups=cells.group
+    )
+    members = cells.select(cluster_of >= 0)
+    of = cluster_of[cluster_of >= 0]
+    total = np.bincount(of, members.score).astype(np.float64)
+    sides = [np.bincount(of, members.score * members.boxes[:, side]) for side in range(4)]
+    boxes = np.stack(sides, axis=1) / total[:, None]
+    group = np.zeros(len(total), dtype=np.int64)
+    group[of] = members.group
+    of_class = group % len(rules)
+    confidence = np.where(mean[of_class], total / np.bincount(of), total)
+    sure = confidence >= np.array([rule.dbscan_confidence_threshold for rule in rules])[of_class]
+    least_height = np.array([rule.minimum_bounding_box_height for rule in rules])[of_class]
+    high = boxes[:, 3] - boxes[:, 1] > least_height
+    found = _Cells(boxes=boxes, score=confidence, group=group)
+    return found.select(sure & high), members.select(sure[of])
+
+
+def _suppress(cells: _Cells, config: ClusteringConfig) -> _Cells:
     # A box that is too flat to be reported must not push out one that is not.
-    fit = coverage >= config.nms_confidence_threshold
-    fit &= boxes[:, 3] - boxes[:, 1] > config.minimum_bounding_box_height
-    boxes, coverage = boxes[fit], coverage[fit]
-    kept = nms(boxes, coverage, iou=config.nms_iou_threshold)
-    return boxes[kept], coverage[kept]
-
-
-def _neighbours(boxes: Floats, least_iou: float) -> tuple[Integers, Integers]:
-    """All ordered pairs whose IoU is at least ``least_iou``; each box is its own neighbour.
-
-    IoU cannot pass the ratio of the two areas, so only boxes of like area are compared, a block of rows at
-    a time.
-    """
-    order = np.argsort((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
-    ordered = boxes[order]
-    area = (ordered[:, 2] - ordered[:, 0]) * (ordered[:, 3] - ordered[:, 1])
-    largest = area / least_iou if least_iou > 0 else np.full(len(area), np.inf)
-    # A rounding error in the bound must not lose a pair; the exact test follows.
-    end = np.searchsorted(area, largest * (1 + 1e-9), side="right")
-    pairs = [(np.arange(len(boxes)),) * 2]
-    rows = max(1, _PAIRS_AT_ONCE // max(len(boxes), 1))
-    for start in range(0, len(boxes), rows):
-        block = ordered[start : start + rows]
-        like = ordered[start : end[start + len(block) - 1]]
-        i, j = np.nonzero(np.triu(box_iou(block, like) >= least_iou, k=1))
-        i, j = order[start + i], order[start + j]
-        pairs += [(i, j), (j, i)]
-    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return first, second
+    fit = cells.score >= config.nms_confidence_threshold
+    fit &= cells.boxes[:, 3] - cells.boxes[:, 1] > config.minimum_bounding_box_height
+    cells = cells.select(fit)
+    return cells.select(nms(cells.boxes, cells.score, iou=config.nms_iou_threshold))
 
 
 def _check(cov: npt.NDArray[np.floating], bbox: npt.NDArray[np.floating], names: tuple[str, ...]) -> None:
-    if cov.ndim != 3 or cov.shape[0] != len(names) or bbox.shape != (4 * len(names), *cov.shape[1:]):
+    count = len(names)
+    if cov.ndim != 4 or cov.shape[1] != count or bbox.shape != (len(cov), 4 * count, *cov.shape[2:]):
         raise TrainingError(
-            f"coverage has shape {cov.shape} and bbox {bbox.shape}; expected ({len(names)}, h, w) and "
-            f"({4 * len(names)}, h, w) for the classes {', '.join(names)}"
+            f"coverage has shape {cov.shape} and bbox {bbox.shape}; expected (B, {count}, h, w) and "
+            f"(B, {4 * count}, h, w) for the classes {', '.join(names)}"
         )
     if not (np.isfinite(cov).all() and np.isfinite(bbox).all()):
         raise TrainingError(
