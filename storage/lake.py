@@ -146,9 +146,9 @@ class Lake:
 
     def put(self, name: str, rows: pa.Table, *, keys: Sequence[str]) -> None:
         """Insert rows, replacing those with the same ``keys``; for the small tables (runs, models)."""
+        places = rows.select(list(keys)).group_by(list(keys)).aggregate([]).to_pylist()
         predicate = " OR ".join(
-            "(" + " AND ".join(f"{key} = {sql_text(str(row[key]))}" for key in keys) + ")"
-            for row in rows.select(list(keys)).to_pylist()
+            "(" + " AND ".join(f"{key} = {sql_text(str(row[key]))}" for key in keys) + ")" for row in places
         )
         for _ in range(10):
             try:

@@ -249,6 +249,24 @@ MODELS = pa.schema(
     ]
 )
 
+PREDICTIONS = pa.schema(
+    [
+        pa.field("model", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("sample", pa.string()),
+        pa.field("detection", pa.int64()),  # place among those of the image, best first
+        pa.field("category", pa.string()),
+        pa.field("xmin", pa.float64()),
+        pa.field("ymin", pa.float64()),
+        pa.field("xmax", pa.float64()),
+        pa.field("ymax", pa.float64()),
+        pa.field("score", pa.float64()),
+        pa.field("verdict", pa.string()),  # true, false or ignored, at IoU 0.5
+        pa.field("segmentation", pa.string()),  # JSON: COCO's encoded run lengths
+        pa.field("made_at", UTC_TIME),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "objects": OBJECTS,
     "batches": BATCHES,
@@ -262,6 +280,7 @@ TABLES: dict[str, pa.Schema] = {
     "shards": SHARDS,
     "runs": RUNS,
     "models": MODELS,
+    "predictions": PREDICTIONS,
 }
 
 
@@ -278,6 +297,7 @@ ABOUT: dict[str, str] = {
     "shards": "files of many samples, ready to stream into training",
     "runs": "executions of jobs: versions they read, parameters, metrics, outputs",
     "models": "checkpoints, ONNX files and engines, and the versions they were made from",
+    "predictions": "what a model found in a data set, and whether it is right",
 }
 """One line on every table, for help texts and documents."""
 

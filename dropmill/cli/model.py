@@ -6,6 +6,7 @@ import click
 
 from dropmill.cli.detectnet_v2 import detectnet_v2
 from dropmill.cli.mal import mal
+from dropmill.cli.zoo import zoo_commands
 
 
 @click.group("model")
@@ -15,3 +16,5 @@ def command() -> None:
 
 command.add_command(detectnet_v2)
 command.add_command(mal)
+for _detector in zoo_commands():
+    command.add_command(_detector)
