@@ -181,15 +181,9 @@ def _stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=per_actor,
         num_gpus=1 if use_gpu else 0,
-        ray_remote_args_fn=_limits,
     )
     for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield pa.table(batch).cast(DONE)
-
-
-def _limits() -> dict[str, int]:
-    """An image whose decoder kills its process would else be tried for ever."""
-    return {"max_restarts": 2, "max_task_retries": 2}
 
 
 def _commit(
