@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench bench-mal chaos clean
 .DEFAULT_GOAL := test
 
 # uv is brought by pip into an environment of its own, so that nothing outside this folder changes.
@@ -35,6 +35,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# Masks learnt from boxes, trained in full: some ten minutes on two quiet cores.
+bench-mal: $(READY)
+	$(BIN)/python -m benchmarks.mal_masks
+	$(BIN)/python -m benchmarks crf mask_throughput
 
 # Kills, faults and random changes, and then the tables against the bucket: about an hour at this size.
 # The same again: make chaos SEED=123. Smaller: make chaos KILLS=10 EVENTS=1000
