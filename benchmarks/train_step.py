@@ -39,12 +39,15 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument(
+        "--seconds", type=float, default=40, help="Of measuring, at most (two turns at least)."
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--amp", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="dropmill-step-") as name:
-        samples = render_cells(Path(name) / "cells", 4 * options.batch)
+        samples = render_cells(Path(name) / "cells", 2 * options.batch)
         spec = default_spec(
             CLASSES, options.width, options.height, epochs=2, batch_size=options.batch, amp=options.amp
         )
@@ -52,7 +55,10 @@ def main() -> None:
         pixels, target = collate([data[index] for index in range(options.batch)])
         ours, peer = _ours(spec), _peer(spec)
         seconds: dict[str, list[float]] = {"dropmill": [], "torchvision": []}
+        began = time.perf_counter()
         for turn in range(options.steps + 1):
+            if turn > 2 and time.perf_counter() - began > options.seconds:
+                break
             for label, step in (("dropmill", ours), ("torchvision", peer)):
                 took = _timed(step, pixels, target)
                 if turn:  # the first one allocates
@@ -78,6 +84,7 @@ def main() -> None:
             "input": [options.width, options.height],
             "amp": options.amp,
             "threads": options.threads,
+            "turns": len(seconds["dropmill"]),
             "data_wait_share_first_epoch": round(shares[0], 3),
             "data_wait_share_cached": round(shares[-1], 3),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",

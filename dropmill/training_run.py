@@ -25,6 +25,7 @@ from storage.errors import ConfigError, ExportError
 from storage.lake import Lake
 from storage.object_store import file_sha256
 from training.detectnet_v2.checkpoint import load_model
+from training.detectnet_v2.dataset import check_classes
 from training.detectnet_v2.exported import evaluate_exported
 from training.detectnet_v2.model import DetectNetV2
 from training.detectnet_v2.spec import STRIDE, TrainSpec, default_spec, load_spec, spec_text
@@ -75,6 +76,8 @@ class TrainingRun:
             log.warning("images have moved since the snapshot", extra={"images": len(read.moved)})
         spec = self._spec(read)
         train, val = split_samples(read.samples, seed=spec.random_seed)
+        if self._config.spec is not None:
+            check_classes(spec, train, val)
         self._metrics |= {"train_images": len(train), "val_images": len(val), "moved_images": len(read.moved)}
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)

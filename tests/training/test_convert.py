@@ -13,7 +13,7 @@ from training.detectnet_v2.convert import by_chance, convert, modify, write_part
 from training.detectnet_v2.dataset import check_classes
 from training.detectnet_v2.frames import Frame, read_frames, write_frames
 from training.detectnet_v2.sources import read_sources
-from training.detectnet_v2.spec import DatasetConfig, DataSource, default_spec
+from training.detectnet_v2.spec import DatasetConfig, DataSource, SamplingMode, default_spec
 from training.detectnet_v2.spec_jobs import (
     CocoConfig,
     DatasetConvertSpec,
@@ -197,6 +197,23 @@ def test_the_validation_fold_is_kept_from_training(tmp_path: Path, shared_data: 
         read_sources(replace(config, image_extension="gif"), "spec")
     with pytest.raises(ConfigError, match="matches no file"):
         read_sources(replace(config, data_sources=(replace(source, tfrecords_path="/nowhere/*"),)), "spec")
+
+
+def test_sources_of_unlike_sizes_give_as_many_samples_each_where_the_spec_says_uniform(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    convert(kitti(shared_data / "kitti"), tmp_path / "k")
+    large, small = (
+        DataSource(tfrecords_path=str(tmp_path / name), image_directory_path=str(shared_data / "kitti"))
+        for name in ("k-fold-001*", "k-fold-000*")
+    )
+    config = DatasetConfig(data_sources=(large, small), image_extension="png")
+    plain = read_sources(config, "spec").train
+    even = read_sources(replace(config, sampling_mode=SamplingMode.UNIFORM), "spec").train
+    assert [sum(one.id.startswith(source) for one in plain) for source in ("0:", "1:")] == [10, 3]
+    assert [sum(one.id.startswith(source) for one in even) for source in ("0:", "1:")] == [10, 10]
+    assert len({one.id for one in even}) == 20  # each is augmented on its own
+    assert len({one.uri for one in even}) == 13
 
 
 def test_a_frame_cannot_name_an_image_outside_of_its_folder(tmp_path: Path) -> None:

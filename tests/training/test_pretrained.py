@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from storage.errors import TrainingError
 from training.detectnet_v2.checkpoint import load_checkpoint, load_model, save_checkpoint
 from training.detectnet_v2.model import DetectNetV2, build_model
 from training.detectnet_v2.pretrained import load_pretrained
+from training.detectnet_v2.prune import prune
 from training.detectnet_v2.spec import TrainSpec, default_spec
 
 HEADS = {"output_cov.weight", "output_cov.bias", "output_bbox.weight", "output_bbox.bias"}
@@ -84,6 +86,24 @@ def test_a_bare_backbone_loads_with_or_without_the_prefix_of_parallel_training(
         assert torch.equal(other.backbone.conv1.weight, model.backbone.conv1.weight)
 
 
+def test_imagenets_weights_of_efficientnet_lite0_are_taken_by_their_order(
+    efficientnet_lite0: Path, spec: TrainSpec
+) -> None:
+    lite = replace(spec, model_config=replace(spec.model_config, arch="efficientnet_lite0"))
+    ours = build_model(lite)
+    report = load_pretrained(ours, efficientnet_lite0)
+    assert set(report.kept) == HEADS
+    theirs = [t for t in torch.load(efficientnet_lite0, weights_only=True).values() if t.dim()]
+    own = [t for t in ours.backbone.state_dict().values() if t.dim()]
+    assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=False))
+    with torch.no_grad():
+        features = ours.eval().backbone(torch.rand(1, 3, 64, 64))
+    assert 0.01 < features.std() < 10  # the statistics belong to the kernels
+    resnet = build_model(spec)
+    with pytest.raises(TrainingError, match="none of its"):
+        load_pretrained(resnet, efficientnet_lite0)
+
+
 def test_weights_that_are_not_finite_are_left_out(tmp_path: Path, model: DetectNetV2) -> None:
     state = model.state_dict()
     state["backbone.conv1.weight"] = torch.full_like(state["backbone.conv1.weight"], torch.nan)
@@ -130,7 +150,8 @@ def test_a_hostile_or_broken_file_is_a_clear_error(
 
 def test_a_checkpoint_holds_structure_spec_and_weights(tmp_path: Path, spec: TrainSpec) -> None:
     torch.manual_seed(1)
-    model = build_model(spec, {"conv1": 16, "block_2a.conv_1": 24})
+    model = build_model(spec)
+    prune(model, threshold=1.0, min_filters=16)
     save_checkpoint(tmp_path / "model.pt", model, spec, metrics={"val_map50": 0.5})
     loaded, loaded_spec = load_model(tmp_path / "model.pt")
     assert loaded_spec == spec

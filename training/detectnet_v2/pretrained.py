@@ -70,8 +70,9 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
     """Copy what fits from a torch file into ``model``; heads only where their shapes agree.
 
     Known are this project's names (with or without ``backbone.``) and torchvision's ResNet names.
-    torchvision's convolutions have no bias: ours stay zero there, which is the same function. Raises
-    ``TrainingError`` where the file cannot be read or nothing in it fits.
+    torchvision's convolutions have no bias: ours stay zero there, which is the same function. Where no name
+    fits, tensors are taken in their order if all shapes of the backbone agree, as with the published weights
+    of EfficientNet-Lite0. Raises ``TrainingError`` where the file cannot be read or nothing in it fits.
     """
     source = _state_dict(load_tensors(path))
     own = dict(model.state_dict())
@@ -81,6 +82,7 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
         for target, name in candidates.items()
         if source[name].shape == own[target].shape and torch.isfinite(source[name].float()).all()
     }
+    fitting = fitting or _by_order(source, own)
     if not fitting:
         shown = ", ".join(list(source)[:4])
         raise TrainingError(
@@ -105,6 +107,22 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
     for name in report.kept:
         logger.info("pretrained kept=%s reason=%s", name, "shape" if name in candidates else "absent")
     return report
+
+
+def _by_order(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """The backbone's tensors to those of the file at the same places; none where one shape is another.
+
+    Counters of batches are left out: not every program keeps them. What the file has behind the backbone, its
+    head, is not used.
+    """
+    mine = [name for name, tensor in own.items() if name.startswith("backbone.") and tensor.dim()]
+    theirs = [name for name, tensor in source.items() if tensor.dim()]
+    pairs = list(zip(mine, theirs, strict=False))
+    agree = len(theirs) >= len(mine) and all(
+        own[target].shape == source[name].shape and torch.isfinite(source[name]).all()
+        for target, name in pairs
+    )
+    return dict(pairs) if agree else {}
 
 
 def _is_pruned(checkpoint: Checkpoint) -> bool:

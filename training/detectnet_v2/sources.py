@@ -10,7 +10,7 @@ from pathlib import Path
 
 from storage.errors import ConfigError, TrainingError
 from training.detectnet_v2.frames import Frame, read_frames
-from training.detectnet_v2.spec import DatasetConfig, DataSource
+from training.detectnet_v2.spec import DatasetConfig, DataSource, SamplingMode
 from training.samples import Sample
 
 _FOLD = re.compile(r"-fold-(\d{3})-of-\d{3}")
@@ -28,9 +28,10 @@ class Sources:
 def read_sources(config: DatasetConfig, path: str) -> Sources:
     """Read the TFRecords of a spec; ``path`` (the spec's) is only used in errors.
 
-    Files of the partition ``validation_fold`` are for validation, or those of ``validation_data_source``.
-    Raises ``ConfigError`` where patterns match no file, ``TrainingError`` where images are missing or there
-    is nothing to train on.
+    With ``sampling_mode`` UNIFORM every source gives as many training samples as the largest, its own again
+    and again; else every sample comes once. Files of the partition ``validation_fold`` are for validation,
+    or those of ``validation_data_source``. Raises ``ConfigError`` where patterns match no file,
+    ``TrainingError`` where images are missing or there is nothing to train on.
     """
     if not config.data_sources:
         raise ConfigError(
@@ -40,17 +41,20 @@ def read_sources(config: DatasetConfig, path: str) -> Sources:
         )
     if config.validation_fold is not None and config.validation_data_source is not None:
         raise ConfigError(f"{path}: dataset_config has validation_fold and validation_data_source; keep one")
-    train: list[Sample] = []
+    parts: list[list[Sample]] = []
     val: list[Sample] = []
     several = len(config.data_sources) > 1
     for number, source in enumerate(config.data_sources):
         prefix = f"{number}:" if several else ""
+        part: list[Sample] = []
         for file in _files(source, path):
             held = config.validation_fold is not None and _fold(file) == config.validation_fold
-            (val if held else train).extend(_samples(file, source, config.image_extension, prefix))
+            (val if held else part).extend(_samples(file, source, config.image_extension, prefix))
+        parts.append(part)
     if config.validation_data_source is not None:
         for file in _files(config.validation_data_source, path):
             val += _samples(file, config.validation_data_source, config.image_extension, "val:")
+    train = _mixed(parts, config.sampling_mode)
     if not train:
         raise TrainingError(
             f"{path}: no training image in {', '.join(s.tfrecords_path for s in config.data_sources)}"
@@ -62,6 +66,13 @@ def read_sources(config: DatasetConfig, path: str) -> Sources:
             f"named …-fold-{config.validation_fold:03d}-of-…"
         )
     return Sources(_distinct(train), _distinct(val))
+
+
+def _mixed(parts: list[list[Sample]], mode: SamplingMode) -> list[Sample]:
+    if mode is not SamplingMode.UNIFORM:
+        return [sample for part in parts for sample in part]
+    most = max(map(len, parts))
+    return [part[number % len(part)] for part in parts if part for number in range(most)]
 
 
 def _files(source: DataSource, path: str) -> list[Path]:

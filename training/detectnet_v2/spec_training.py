@@ -326,7 +326,10 @@ class DataloaderMode(enum.IntEnum):
 
 
 class SamplingMode(enum.IntEnum):
-    """How samples of several sources are mixed; accepted, every sample is seen once an epoch."""
+    """How samples of several sources are mixed in an epoch: each once, or (uniform) as many of every source.
+
+    ``source_weight`` multiplies the cost of a source's samples in every mode.
+    """
 
     USER_DEFINED = 0
     PROPORTIONAL = 1
