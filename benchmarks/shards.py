@@ -18,9 +18,9 @@ from benchmarks.real_data import real_data
 from benchmarks.record import record
 
 _MODULE = "benchmarks.shards"
-_COPIES = 6
+_COPIES = 3
 _BATCH = 32
-_TURNS = 3
+_TURNS = 2
 
 
 def main() -> None:
