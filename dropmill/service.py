@@ -165,6 +165,7 @@ class Service:
             cpus=config.ray.task_cpus,
             memory_bytes=config.ray.task_memory_bytes,
         )
+        parser.warm()
         committer = Committer(
             self._lake, parser, rule=self._rule, settings=config.settings(), lane=config.lane
         )

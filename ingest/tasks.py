@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _OBJECTS_A_TASK = 64
 _BYTES_A_TASK = 256_000_000
 _TRIES_ALONE = 2
+_WARM_S = 1.0
 
 
 def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: bool = False) -> str | None:
@@ -81,6 +83,11 @@ class RayParser:
         self._task = ray.remote(**{k: v for k, v in asked.items() if v is not None})(parse_objects)
         self._in_flight = in_flight or 2 * _cluster_cpus()
 
+    def warm(self) -> None:
+        """Let every CPU's worker start and load what parsing needs, so that no drop has to wait for that."""
+        task = ray.remote(num_cpus=1, max_retries=0)(_stay)
+        self._warming = [task.remote(_WARM_S) for _ in range(_cluster_cpus())]
+
     def __call__(self, events: Sequence[Event]) -> Parsed:
         """Parse all events; the order of the result is the order of the events."""
         chunks = _chunks(events)
@@ -117,6 +124,11 @@ class RayParser:
             except RayError as error:
                 reason = f"{event.key}: {_why(error)}"
         return Parsed(outcomes=(Outcome(event=event, state="quarantined", error=reason),))
+
+
+def _stay(seconds: float) -> None:
+    """Hold a worker, so that the next task of its kind starts another; this module has loaded the rest."""
+    time.sleep(seconds)
 
 
 def _why(error: RayError) -> str:
