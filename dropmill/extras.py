@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from storage.errors import ConfigError
 
 MODULES = {
-    "train": ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "pycocotools"),
+    "train": ("torch", "torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "pycocotools"),
     "export": ("tensorrt_rtx_bindings",),
     "quality": ("great_expectations", "matplotlib", "pandas"),
     "wandb": ("wandb",),
     "augment": ("nvidia", "cv2"),
     "masks": ("cv2",),
-    "s3": ("s3fs",),
+    "s3": ("obstore", "botocore", "s3fs"),
 }
 """Extra to the modules that it brings, as they are imported."""
 

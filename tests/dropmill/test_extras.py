@@ -31,7 +31,7 @@ def run_without(blocked: str, *words: str) -> subprocess.CompletedProcess[str]:
     [
         ("torch", ("demo", "--out", "{folder}/out"), "train"),
         ("torch", ("model", "detectnet_v2", "train", "--lake", "{folder}", "--dataset", "road"), "train"),
-        ("s3fs", ("ingest", "s3://drops", "--lake", "{folder}"), "s3"),
+        ("botocore", ("ingest", "s3://drops", "--lake", "{folder}"), "s3"),
     ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(

@@ -14,6 +14,7 @@ import click
 import pyarrow as pa
 
 from dropmill.cli.detectnet_v2 import options
+from dropmill.extras import require
 from dropmill.logs import set_up_logging
 from storage import schemas
 from storage.errors import ConfigError, DropmillError
@@ -70,6 +71,7 @@ def train(
     The same command goes on from the last checkpoint. On a lake the model is also evaluated, exported and
     compiled, and it is all written down in the tables.
     """
+    require("train")
     if lake_url is None:
         _train_files(
             spec_file, results_dir, model_name, pretrained, workers, loaders, ray_address,
