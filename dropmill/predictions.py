@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -21,12 +21,19 @@ _VERDICTS = np.array(["false", "true", "ignored"])
 
 
 def write_predictions(
-    lake_url: str, dataset: str, model: str, found: Sequence[tuple[Sample, Found]], classes: Sequence[str]
+    lake_url: str,
+    dataset: str,
+    model: str,
+    found: Sequence[tuple[Sample, Found]],
+    classes: Sequence[str],
+    *,
+    unlabelled: Collection[str] = (),
 ) -> int:
     """Write the detections of a model in a data set in place of its earlier ones; returns their number.
 
     ``verdict`` says whether a detection found an object of its class that no better one had found (``true``),
     lies in what is ignored (``ignored``), or neither (``false``): IoU 0.5, as COCO matches.
+    Of samples that are ``unlabelled`` nobody knows: there it is null.
     """
     now = datetime.now(UTC)
     count = len(classes)
@@ -46,12 +53,14 @@ def write_predictions(
                     "model": model, "dataset": dataset, "sample": sample.id, "detection": place,
                     "category": classes[int(one.labels[place])],
                     "xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax,
-                    "score": float(one.scores[place]), "verdict": verdict,
+                    "score": float(one.scores[place]),
+                    "verdict": None if sample.id in unlabelled else verdict,
                     "segmentation": None if one.masks is None else json.dumps(one.masks[place]),
                     "made_at": now,
                 }
             )  # fmt: skip
-    lake = Lake.open(lake_url)
+    # Lakes of before have no such table yet.
+    lake = Lake.create(lake_url)
     table = pa.Table.from_pylist(rows, schema=schemas.PREDICTIONS)
     if rows:
         lake.put("predictions", table, keys=["model", "dataset"])

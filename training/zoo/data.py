@@ -172,7 +172,7 @@ class BatchOrder:
 
     With ``shapes`` (height over width) images that are wide come together, and images that are tall. What is
     left over of either is put together at the end. Every sample comes once an epoch; where the last batch
-    cannot be dealt out evenly, the first samples of it come twice.
+    cannot be dealt out evenly, or would be one image a process, the first of the epoch come again.
     """
 
     def __init__(
@@ -215,7 +215,9 @@ class BatchOrder:
         batches += [rest[start : start + size] for start in range(0, len(rest), size)]
         if batches:
             last = batches[-1]
-            last += [last[i % len(last)] for i in range(-len(last) % self._world)]
+            # Batch norms need two values where maps are of one pixel.
+            wanted = self._world * max(min(2, self._size), -(-len(last) // self._world))
+            last += (order * wanted)[: wanted - len(last)]
         return batches
 
 

@@ -39,6 +39,9 @@ def build_detector(spec: ModelSpec, classes: int) -> nn.Module:
 
     Raises ``UnknownKeyError`` for parts that are not registered, ``ConfigError`` for such as do not fit.
     """
+    # It registers itself; transformers is imported only where it is built.
+    import training.zoo.transformer  # noqa: F401
+
     import_parts(spec.imports)
     if classes < 1:
         raise ConfigError("a detector of no class; expected data.classes, or objects to take them from")

@@ -17,6 +17,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import box_iou
 
 _SHARE = 0.5
 _CERTAIN = 100.0  # a logit whose loss and gradient are 0 in single precision
@@ -92,7 +93,13 @@ class IgnoringRetinaNet(RetinaNet):
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """Torchvision's losses."""
-        outputs = _silenced(targets, head_outputs, anchors, background=None)
+        busy = [
+            self.proposal_matcher(box_iou(target["boxes"], anchor)) >= 0
+            if len(target["boxes"])
+            else torch.zeros(len(anchor), dtype=torch.bool, device=anchor.device)
+            for anchor, target in zip(anchors, targets, strict=True)
+        ]
+        outputs = _silenced(targets, head_outputs, anchors, busy, background=None)
         return super().compute_loss(targets, outputs, anchors)
 
 
@@ -107,7 +114,8 @@ class IgnoringFcos(FCOS):
         num_anchors_per_level: list[int],
     ) -> dict[str, Tensor]:
         """Torchvision's losses."""
-        outputs = _silenced(targets, head_outputs, anchors, background=None)
+        busy = [_in_any(anchor, target["boxes"]) for anchor, target in zip(anchors, targets, strict=True)]
+        outputs = _silenced(targets, head_outputs, anchors, busy, background=None)
         return super().compute_loss(targets, outputs, anchors, num_anchors_per_level)
 
 
@@ -122,21 +130,28 @@ class IgnoringSsd(SSD):
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """Torchvision's losses."""
-        outputs = _silenced(targets, head_outputs, anchors, background=0)
+        busy = [matched >= 0 for matched in matched_idxs]
+        outputs = _silenced(targets, head_outputs, anchors, busy, background=0)
         return super().compute_loss(targets, outputs, anchors, matched_idxs)
 
 
 def _silenced(
-    targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], *, background: int | None
+    targets: list[Target],
+    outputs: dict[str, Tensor],
+    anchors: list[Tensor],
+    busy: list[Tensor],
+    *,
+    background: int | None,
 ) -> dict[str, Tensor]:
-    """Make what lies in ignored regions, and on no object, certainly background: it then costs nothing."""
+    """Make what lies in ignored regions certainly background, so that it costs nothing; but not what is
+    ``busy`` with an object.
+    """
     if not any(len(target.get("ignore", ())) for target in targets):
         return outputs
     quiet = torch.stack(
         [
-            # Half of an object inside a region is enough to be learnt from.
-            inside(anchor, target.get("ignore")) & ~_near(anchor, target["boxes"])
-            for anchor, target in zip(anchors, targets, strict=True)
+            inside(anchor, target.get("ignore")) & ~taken
+            for anchor, target, taken in zip(anchors, targets, busy, strict=True)
         ]
     )
     logits = outputs["cls_logits"]
@@ -146,10 +161,7 @@ def _silenced(
     return outputs | {"cls_logits": torch.where(quiet[:, :, None], certain, logits)}
 
 
-def _near(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Which anchors may be matched to an object: those that overlap one."""
-    if not len(boxes):
-        return torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
-    low = torch.maximum(anchors[:, None, :2], boxes[None, :, :2])
-    high = torch.minimum(anchors[:, None, 2:], boxes[None, :, 2:])
-    return (high > low).all(dim=2).any(dim=1)
+def _in_any(points: Tensor, boxes: Tensor) -> Tensor:
+    """Which cells have their centre in a box: FCOS gives objects to no others."""
+    centre = (points[:, None, :2] + points[:, None, 2:]) / 2
+    return ((centre > boxes[None, :, :2]) & (centre < boxes[None, :, 2:])).all(dim=2).any(dim=1)

@@ -35,6 +35,7 @@ from training.zoo.data import BatchOrder, DetectionDataset, classes_of, collate
 from training.zoo.detectors import build_detector, gives_masks
 from training.zoo.evaluate import gathered, measured
 from training.zoo.predict import predict
+from training.zoo.registry import import_parts
 from training.zoo.schedule import build_optimizer, learning_rate
 from training.zoo.spec import ZooSpec
 from training.zoo.work_dir import WorkDir
@@ -109,6 +110,7 @@ class _Run:
         place: Place,
         device: torch.device | str | None,
     ) -> None:
+        import_parts(spec.model.imports)
         self._spec, self._folder, self._place = spec, folder, place
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.classes = classes_of(train, spec.data.classes)
@@ -138,6 +140,8 @@ class _Run:
             num_workers=spec.data.workers,
             persistent_workers=spec.data.workers > 0,
             pin_memory=self._device.type == "cuda",
+            # Else it would take a number of those that the network's sampling draws from.
+            generator=torch.Generator(),
         )
         torch.manual_seed(spec.train.seed)
         self._network = build_detector(spec.model, len(self.classes)).to(self._device)
