@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import dropmill
 from dropmill.cli import cli
 
 torch = pytest.importorskip("torch")
@@ -166,6 +168,45 @@ def test_inference_draws_writes_kitti_lines_and_coco_results(work: Work) -> None
     assert Image.open(out / "images_annotated" / "000.png").size == (SIZE, SIZE)
     one = run("inference", "-e", spec, "-i", f"{work.folder}/data/images/00*.png", "-o", work.folder / "few")
     assert one.stdout.startswith("10 images")
+
+
+def test_a_data_set_of_a_lake_is_converted_and_what_is_found_in_it_becomes_rows(work: Work) -> None:
+    lake, bucket = work.folder / "lake", work.folder / "bucket"
+    shutil.copytree(work.folder / "data", bucket / "squares")
+    (bucket / "squares" / "labels" / "039.txt").unlink()
+    words = ["ingest", str(bucket), "--lake", str(lake), "--json"]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False).exception is None
+    here = ["--lake", lake, "--dataset", "squares", "--json"]
+    said = run("dataset_convert", *here, "-o", work.folder / "lake-records" / "s", "--num_shards", "2")
+    held, trained_on = json.loads(said.stdout)["images"]
+    assert held + trained_on == 39
+    source = DataSource(tfrecords_path=f"{work.folder}/lake-records/s*", image_directory_path="")
+    config = DatasetConfig(
+        data_sources=(source,), target_class_mapping={"Red": "red", "Green": "green"}, validation_fold=0
+    )
+    spec = work.write("from-lake.txt", replace(work.spec, dataset_config=config))
+    assert json.loads(run("evaluate", "-e", spec, "-m", work.weights, "--json").stdout)["images"] == held
+
+    handlers = "".join(
+        f'classwise_bbox_handler_config {{ key: "{name.lower()}" value {{ output_map: "{name}" '
+        "clustering_config { coverage_threshold: 0.05 dbscan_eps: 0.5 dbscan_min_samples: 0.05 "
+        "dbscan_confidence_threshold: 0.05 } } } "
+        for name in ("Red", "Green")
+    )
+    (work.folder / "lake-inference.txt").write_text(
+        f"inferencer_config {{ image_width: {SIZE} image_height: {SIZE} "
+        f'target_classes: "red" target_classes: "green" tlt_config {{ model: "{work.weights}" }} }}\n'
+        f"bbox_handler_config {{ disable_overlay: true {handlers} }}\n"
+    )
+    out = work.folder / "found-in-lake"
+    said = run("inference", "-e", work.folder / "lake-inference.txt", *here, "--write-lake", "-o", out)
+    report = json.loads(said.stdout)
+    assert report["images"] == 40
+    rows = dropmill.open(lake).sql("SELECT * FROM predictions").to_pylist()
+    assert len(rows) == report["rows"] == sum(report["detections"].values()) > 0
+    assert {row["category"] for row in rows} <= {"Red", "Green"}
+    assert {row["verdict"] for row in rows if row["sample"] == "images/039"} <= {None}
+    assert {row["verdict"] for row in rows if row["sample"] != "images/039"} <= {"true", "false"}
 
 
 def test_a_pruned_model_is_smaller_trained_again_for_int8_and_exported_with_its_ranges(work: Work) -> None:

@@ -12,6 +12,9 @@ from dropmill.cli.detectnet_v2 import options
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from training.detectnet_v2.inference import Found
     from training.detectnet_v2.spec_jobs import InferenceSpec
 
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--annotations", type=options.FILE, help="A COCO file whose ids the results take.")
 @options.lake
 @options.dataset
+@click.option("--write-lake", is_flag=True, help="With --lake: rows in the table predictions as well.")
 @options.without_meaning
 @options.as_json
 def inference(
@@ -42,30 +46,43 @@ def inference(
     lake_url: str | None,
     dataset: str | None,
     *,
+    write_lake: bool,
     as_json: bool,
 ) -> None:
-    """Find objects in pictures: drawn pictures, KITTI files, COCO results."""
+    """Find objects in pictures: drawn pictures, KITTI files, COCO results, rows of a lake."""
     from training.detectnet_v2.inference import infer, list_images, write_results
     from training.detectnet_v2.predictor import open_predictor
     from training.detectnet_v2.spec_jobs import load_inference_spec
 
     if bool(inputs) == (lake_url is not None):
         raise click.UsageError("give either -i or --lake with --dataset")
+    if write_lake and lake_url is None:
+        raise click.UsageError("--write-lake needs --lake")
     options.quiet_logging()
     spec = load_inference_spec(spec_file)
     config = spec.inferencer_config
     predictor = open_predictor(model or _model_of(spec, spec_file), classes=config.target_classes)
     images = list_images(inputs) if inputs else _of_lake(lake_url, dataset)
+    kept: list[Found] = []
     unreadable: list[str] = []
     found = infer(predictor, images, config, spec.bbox_handler_config, unreadable=unreadable)
     report = write_results(
-        found,
+        _noted(found, kept) if write_lake else found,
         out,
         spec.bbox_handler_config,
         predictor.grid.classes,
         unreadable=unreadable,
         image_ids=_ids(annotations) if annotations is not None else None,
     )
+    rows = 0
+    if write_lake:
+        from dropmill.found_in_lake import write_found
+
+        assert lake_url is not None
+        assert dataset is not None
+        handlers = spec.bbox_handler_config
+        shown = {name: handlers.handler(name).output_map or name for name in predictor.grid.classes}
+        rows = write_found(lake_url, dataset, str(model or _model_of(spec, spec_file)), kept, shown)
     if as_json:
         click.echo(
             json.dumps(
@@ -74,6 +91,7 @@ def inference(
                     "images": report.images,
                     "detections": dict(report.detections),
                     "unreadable": list(report.unreadable),
+                    "rows": rows,
                 }
             )
         )
@@ -83,6 +101,7 @@ def inference(
     counts = ", ".join(f"{name} {count}" for name, count in report.detections.most_common())
     click.echo(
         f"{report.images} images, {report.detections.total()} detections ({counts or 'none'}) in {out}"
+        + (f", {rows} rows in the table predictions of {lake_url}" if write_lake else "")
     )
 
 
@@ -104,17 +123,17 @@ def _model_of(spec: InferenceSpec, path: Path) -> Path:
 
 
 def _of_lake(lake_url: str | None, dataset: str | None) -> list[tuple[str, str]]:
-    from storage.lake import Lake
+    from dropmill.found_in_lake import pictures_of
 
     if lake_url is None or dataset is None:
         raise click.UsageError("--lake and --dataset go together")
-    rows = Lake.open(lake_url).sql(
-        "SELECT uri, sample FROM images WHERE dataset = $1 ORDER BY sample", parameters=[dataset]
-    )
-    found = [(row["uri"], row["sample"] + Path(row["uri"]).suffix) for row in rows.to_pylist()]
-    if not found:
-        raise ConfigError(f"{lake_url}: no image in data set {dataset!r}")
-    return found
+    return pictures_of(lake_url, dataset)
+
+
+def _noted(found: Iterable[Found], kept: list[Found]) -> Iterator[Found]:
+    for one in found:
+        kept.append(one)
+        yield one
 
 
 def _ids(path: Path) -> dict[str, int]:
