@@ -11,6 +11,7 @@ MODULES = {
     "export": ("tensorrt_rtx_bindings",),
     "quality": ("great_expectations", "matplotlib", "pandas"),
     "wandb": ("wandb",),
+    "zoo": ("transformers", "faster_coco_eval"),
     "augment": ("nvidia", "cv2"),
     "masks": ("cv2",),
     "s3": ("obstore", "botocore", "s3fs"),
