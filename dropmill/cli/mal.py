@@ -210,4 +210,4 @@ def _end(found: dict[str, Any], *, as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     for name, value in found.items():
-        click.echo(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
