@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from PIL import Image
 
 from storage.errors import ConfigError
-from training.detectnet_v2.checkpoint import load_model
+from training.detectnet_v2.checkpoint import load_checkpoint, load_model
+from training.detectnet_v2.loop import fit
 from training.detectnet_v2.spec import TrainSpec, default_spec
 from training.ray_train import train_with_ray
 from training.samples import Sample
@@ -76,3 +81,52 @@ def test_an_error_in_a_worker_comes_back_as_ours(
     broken = replace(spec, model_config=replace(spec.model_config, arch="vggg"))
     with pytest.raises(ConfigError, match='arch is "vggg"'):
         train_with_ray(broken, samples, [], tmp_path / "runs", name="broken", max_failures=0)
+
+
+def test_a_worker_that_is_killed_within_an_epoch_changes_nothing_of_the_result(
+    local_ray: None, samples: list[Sample], tmp_path: Path
+) -> None:
+    spec = spec_for(6)
+    spec = replace(spec, training_config=replace(spec.training_config, checkpoint_interval=1))
+    many = [replace(sample, id=f"{turn}-{sample.id}") for turn in range(4) for sample in samples]
+    metrics = tmp_path / "runs" / "killed" / "results" / "metrics.jsonl"
+    over, killed = threading.Event(), []
+
+    def kill_after_two_epochs() -> None:
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+            if over.wait(0.02):
+                return
+        killed.append(_kill_workers())
+
+    killer = threading.Thread(target=kill_after_two_epochs)
+    killer.start()
+    try:
+        result = train_with_ray(
+            spec, many, [], tmp_path / "runs", name="killed", threads_per_worker=torch.get_num_threads()
+        )
+    finally:
+        over.set()
+        killer.join()
+    assert killed == [1]
+    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert sorted(set(epochs)) == [1, 2, 3, 4, 5, 6]
+    whole = fit(spec, many, [], tmp_path / "whole", device="cpu")
+    expected = load_checkpoint(whole.model_path).weights
+    found = load_checkpoint(result.checkpoint_dir / "model.pt").weights
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def _kill_workers() -> int:
+    """SIGKILL to the training workers of this test's own Ray; returns their number."""
+    node = ray._private.worker._global_node
+    raylets = [info.process.pid for info in node.all_processes["raylet"]]
+    workers = [
+        child
+        for pid in raylets
+        for child in psutil.Process(pid).children(recursive=True)
+        if "TrainWorker" in " ".join(child.cmdline())
+    ]
+    for worker in workers:
+        worker.kill()
+    return len(workers)
