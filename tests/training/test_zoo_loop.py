@@ -15,6 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from storage.errors import TrainingError
 from tests.training.zoo_samples import blocks
+from training.mal.parallel import Place
 from training.zoo.checkpoint import read_checkpoint
 from training.zoo.data import BatchOrder, DetectionDataset, collate
 from training.zoo.detectors import build_detector
@@ -156,15 +157,20 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.slow
-def test_two_workers_are_one_with_the_doubled_batch(local_ray: None, tmp_path: Path) -> None:
-    from training.zoo.ray_fit import fit_with_ray
+def _one_of_two(rank: int, folder: Path, spec: ZooSpec) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    fit(spec, blocks(folder, 8), folder / "two", place=Place(rank=rank, world=2))
+    torch.distributed.destroy_process_group()
 
+
+@pytest.mark.slow
+def test_two_workers_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     samples = blocks(tmp_path, 8)
     # RetinaNet's loss is a mean over images; the others sample, or divide by the objects of a batch.
     model = replace(_SMALL, detector="retinanet")
     one = fit(spec_for(model, batch_size=4), samples, tmp_path / "one")
-    fit_with_ray(spec_for(model, batch_size=2), samples, tmp_path / "two", name="two", num_workers=2)
+    torch.multiprocessing.spawn(_one_of_two, (tmp_path, spec_for(model, batch_size=2)), nprocs=2)
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     theirs = [json.loads(line)["loss"] for line in lines]
     assert theirs == pytest.approx([epoch["loss"] for epoch in one.history], rel=1e-4)
