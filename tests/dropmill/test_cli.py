@@ -116,6 +116,8 @@ def test_status_tells_rows_classes_and_findings(filled: Mill) -> None:
         "images": 2,
         "share": 1.0,
         "ratio_to_largest": 1.0,
+        "effective_number": 2.0,
+        "weight": 1.0,
     }
     assert len(report["answers"]) == 3
 
