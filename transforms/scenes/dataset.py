@@ -184,6 +184,8 @@ def _make(order: _Order, index: int, kind: str | None) -> _Made:
         defects.append(Defect(kind, RULE_OF[kind], at_fault, image))
         if kind in {"truncated_image", "corrupt_image"}:
             defects.append(Defect("label_of_unreadable_image", "unknown_image", label, image))
+        if kind == "truncated_label":
+            defects.append(Defect("image_of_unreadable_label", "image_without_label", image, image))
     if not rows:
         defects.append(Defect("negative", None, label, image))
 

@@ -40,6 +40,7 @@ RULE_OF: Mapping[str, str | None] = MappingProxyType(
         "truncated_label": "unreadable_file",
         "unknown_image": "unknown_image",
         "label_of_unreadable_image": "unknown_image",
+        "image_of_unreadable_label": "image_without_label",
         "exif_orientation": None,
         "negative": None,
     }
