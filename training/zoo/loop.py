@@ -378,6 +378,8 @@ class _Run:
         spec = plain(self._spec)
         spec["train"] = {k: v for k, v in spec["train"].items() if k not in _NOT_OF_THE_COURSE}
         spec["data"].pop("workers")
+        # They are where a training begins; going on, nothing of them is left but the name of a file.
+        spec["model"].pop("backbone_weights")
         names = [one.id for one in self._data.samples]
         return json.dumps([spec, self.classes, len(names), names[:1], names[-1:]], sort_keys=True)
 
