@@ -221,7 +221,8 @@ def test_every_sample_comes_once_an_epoch_and_shapes_come_together(
     assert set(dealt) == set(range(count))
     assert len(dealt) - count < 2 * world
     whole = orders[0].whole_batches()
-    mixed = sum(len({shapes[i] for i in batch}) > 1 for batch in whole)
+    # The last one may have been filled up with any images.
+    mixed = sum(len({shapes[i] for i in batch}) > 1 for batch in whole[:-1])
     assert mixed <= 1
 
 
