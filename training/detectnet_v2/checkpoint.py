@@ -6,10 +6,6 @@ from the shapes of its weights; ``widths`` says them for people.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +19,7 @@ from training.detectnet_v2.channels import fit_channels, layer_widths
 from training.detectnet_v2.model import DetectNetV2, build_model
 from training.detectnet_v2.qat import is_quantised, prepare_qat
 from training.detectnet_v2.spec import TrainSpec, parse_spec, spec_text
+from training.tensor_file import load_tensors, save_tensors
 
 _FORMAT = "dropmill.detectnet_v2"
 _VERSION = 1
@@ -60,17 +57,7 @@ def save_checkpoint(
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    save_tensors(path, content)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -123,34 +110,3 @@ def restore_weights(model: DetectNetV2, checkpoint: Checkpoint, path: str | Path
         model.load_state_dict(dict(checkpoint.weights))
     except RuntimeError as error:
         raise TrainingError(f"{path}: weights do not fit the network: {error}") from None
-
-
-def load_tensors(path: str | Path) -> dict[str, Any]:
-    """A torch file as plain containers and tensors; ``TrainingError`` where it holds more than that."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no such file; expected a torch file of weights") from None
-    except (
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        UnicodeDecodeError,
-        AssertionError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise TrainingError(
-            f"{path}: cannot be read as a torch file of weights: {type(error).__name__}: {reason}"
-        ) from None
-    if not isinstance(content, dict):
-        raise TrainingError(f"{path}: a torch file with a {type(content).__name__}; expected a state dict")
-    return content

@@ -14,15 +14,10 @@ from torch import Tensor
 
 from storage.errors import ConfigError, TrainingError
 from training.detectnet_v2.channels import fit_channels, layer_widths
-from training.detectnet_v2.checkpoint import (
-    Checkpoint,
-    is_checkpoint,
-    load_checkpoint,
-    load_tensors,
-    restore_weights,
-)
+from training.detectnet_v2.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, restore_weights
 from training.detectnet_v2.model import DetectNetV2, build_model
 from training.detectnet_v2.spec import TrainSpec
+from training.tensor_file import load_tensors
 
 logger = logging.getLogger(__name__)
 

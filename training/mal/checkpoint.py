@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from storage.errors import TrainingError
 from training.mal.network import MalNetwork, build_network
 from training.mal.spec import MalSpec
 from training.mal.spec_file import bind, plain
+from training.tensor_file import load_tensors, save_tensors
 
 LATEST = "mal_model_latest.pth"
 _FORMAT, _VERSION = "dropmill.mal", 1
-_MAX_BYTES = 16 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +47,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": dict(checkpoint.metrics),
         "training": dict(checkpoint.training),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    save_tensors(path, content)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -97,42 +82,3 @@ def restore(network: MalNetwork, weights: Mapping[str, Tensor], path: str | Path
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise TrainingError(f"{path}: weights do not fit the network: {error}") from None
-
-
-def load_tensors(path: str | Path) -> dict[str, Any]:
-    """A torch file, by path or by a URL that fsspec knows, as plain containers and tensors.
-
-    ``TrainingError`` where it holds more than that, or cannot be read.
-    """
-    import fsspec
-
-    try:
-        with fsspec.open(str(path), "rb") as file:
-            size = getattr(file, "size", None)
-            if isinstance(size, int) and size > _MAX_BYTES:
-                raise TrainingError(f"{path}: {size} bytes; expected at most {_MAX_BYTES}")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no such file; expected a torch file of weights") from None
-    except (
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        ImportError,
-        AssertionError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise TrainingError(
-            f"{path}: cannot be read as a torch file of weights: {type(error).__name__}: {reason}"
-        ) from None
-    if not isinstance(content, dict):
-        raise TrainingError(f"{path}: a torch file with a {type(content).__name__}; expected a state dict")
-    return content

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from storage.errors import TrainingError
 from training.mal.backbones import Backbone, Transformer
-from training.mal.checkpoint import load_tensors
 from training.mal.network import MalNetwork
+from training.tensor_file import load_tensors
 
 log = logging.getLogger(__name__)
 
