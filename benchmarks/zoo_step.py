@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _ours(spec: ZooSpec, samples: Any, folder: Path, device: str) -> Callable[[], object]:
-    from training.mal.parallel import Place
+    from training.place import Place
 
     run = _Run(spec, samples, [], WorkDir(folder), Place(), device)
     run.begin()

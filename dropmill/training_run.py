@@ -28,11 +28,11 @@ from training.detectnet_v2.checkpoint import load_model
 from training.detectnet_v2.dataset import check_classes
 from training.detectnet_v2.exported import evaluate_exported
 from training.detectnet_v2.model import DetectNetV2
+from training.detectnet_v2.ray_fit import fit_with_ray
 from training.detectnet_v2.spec import STRIDE, TrainSpec, default_spec, load_spec, spec_text
 from training.evaluation.onnx_runner import OnnxRunner
 from training.export.engine import build_engine
 from training.export.onnx_graph import export_onnx, write_labels
-from training.ray_train import train_with_ray
 from training.samples import Sample, split_samples
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class TrainingRun:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.txt").write_text(spec_text(spec), encoding="utf-8")
         with self._stage("train"), Follow(folder / "results" / "metrics.jsonl"):
-            trained = train_with_ray(
+            trained = fit_with_ray(
                 spec,
                 train,
                 val,

@@ -1,125 +1,81 @@
-"""The training loop inside Ray Train: processes, restarts and storage by Ray, everything else by ``fit``."""
+"""Training loops inside Ray Train: processes and restarts by Ray, the rest by the loops."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.errors import DropmillError, TrainingError
-from training.detectnet_v2.spec import TrainSpec
-from training.samples import Sample
+from training.place import Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayTrainResult:
-    """``checkpoint_dir`` holds ``model.pt``, and ``best.pt`` where validation chose one; ``metrics`` are the
-    last.
-    """
+    """The files of the checkpoint that the first worker reported last, and the metrics beside it."""
 
     checkpoint_dir: Path
     metrics: dict[str, Any]
 
 
-def train_with_ray(
-    spec: TrainSpec,
-    train: Sequence[Sample],
-    val: Sequence[Sample],
-    storage_path: str | Path,
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any],
     *,
     name: str,
-    num_workers: int = 1,
+    storage_path: str,
+    num_workers: int | tuple[int, int] = 1,
     use_gpu: bool = False,
     cpus_per_worker: float = 1,
-    threads_per_worker: int | None = None,
     max_failures: int = 2,
-    results_dir: str | Path | None = None,
 ) -> RayTrainResult:
-    """Train with ``num_workers`` processes under Ray Train and keep everything in ``storage_path/name``.
+    """Run ``worker(settings)`` in ``num_workers`` processes; two numbers are the fewest and the most.
 
-    ``storage_path`` is an absolute folder that every node sees, and so is ``results_dir`` (default: the
-    folder ``results`` in it), where the loop leaves its checkpoints and metrics. A worker that dies is
-    started again at most ``max_failures`` times and goes on from the last checkpoint; so does a call with the
-    same ``name``. Raises ``TrainingError`` where training failed, with what the worker said.
+    Ray's records are in ``storage_path/name``, a folder that every node sees or a URL. Where a worker dies,
+    or a node is taken away, all are started again, at most ``max_failures`` times; what was done before is
+    theirs to find. Raises the worker's own ``DropmillError``, or a ``TrainingError`` with the last message.
     """
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    folder = Path(storage_path).resolve() / name
-    settings = {
-        "spec": spec,
-        "train": ray.put(list(train)),
-        "val": ray.put(list(val)),
-        "results_dir": str(Path(results_dir).resolve() if results_dir else folder / "results"),
-        "threads": threads_per_worker or max(1, int(cpus_per_worker)),
-    }
     trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config=settings,
+        worker,
+        train_loop_config=dict(settings),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker}
+            num_workers=num_workers,  # type: ignore[arg-type]  # two numbers are not in its annotation
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus_per_worker},
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(folder.parent),
+            storage_path=storage_path,
             failure_config=FailureConfig(max_failures=max_failures),
         ),
     )
     try:
         result = trainer.fit()
     except Exception as error:
-        raise failure_cause(error) from error
+        raise _cause(error) from error
     if result.checkpoint is None or result.metrics is None:
-        raise TrainingError(f"{folder}: Ray Train ended without a checkpoint; look at its logs there")
+        raise TrainingError(
+            f"{storage_path}/{name}: Ray Train ended without a checkpoint; look at its logs there"
+        )
     return RayTrainResult(checkpoint_dir=Path(result.checkpoint.path), metrics=dict(result.metrics))
 
 
-def _train_worker(settings: dict[str, Any]) -> None:
-    """What each process runs. Results lie in shared storage, so that a process started again finds them."""
-    import ray
+def place_of_worker(threads: int) -> Place:
+    """The place of this worker, which computes with ``threads`` threads from here on."""
     import torch
-    from ray import train as ray_train
+    from ray import train
 
-    from training.detectnet_v2.loop import Distributed, EpochReport, fit
-
-    torch.set_num_threads(settings["threads"])
-    context = ray_train.get_context()
-    place = Distributed(rank=context.get_world_rank(), world=context.get_world_size())
-    results = Path(settings["results_dir"])
-    epochs = settings["spec"].training_config.num_epochs
-
-    def report(done: EpochReport) -> None:
-        # Ray keeps metrics only beside a checkpoint: the last epoch's go with the final weights, below.
-        if done.epoch < epochs:
-            ray_train.report(dict(done.metrics))
-
-    outcome = fit(
-        settings["spec"],
-        ray.get(settings["train"]),
-        ray.get(settings["val"]),
-        results,
-        distributed=place,
-        on_epoch=report,
-        device=ray_train.torch.get_device(),
-    )
-    metrics = dict(outcome.metrics) | {"best_map50": outcome.best_map50, "epochs": outcome.epochs}
-    if place.rank != 0:
-        ray_train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory(dir=results) as staging:
-        for path in (outcome.model_path, outcome.best_path):
-            if path is not None:
-                os.link(path, Path(staging) / path.name)
-        ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(staging))
+    torch.set_num_threads(threads)
+    context = train.get_context()
+    return Place(rank=context.get_world_rank(), world=context.get_world_size())
 
 
-def failure_cause(error: BaseException) -> DropmillError:
-    """Our own error where Ray wrapped one, else a ``TrainingError`` with the innermost message."""
+def _cause(error: BaseException) -> DropmillError:
     inner: BaseException = error
     seen = {id(inner)}
     while True:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from storage.errors import ConfigError, TrainingError
 from training.detectnet_v2.checkpoint import load_checkpoint, load_model, save_checkpoint
-from training.detectnet_v2.loop import Distributed, EpochReport, FitResult, fit
+from training.detectnet_v2.loop import EpochReport, FitResult, fit
 from training.detectnet_v2.model import build_model
 from training.detectnet_v2.prune import prune
 from training.detectnet_v2.spec import Adam, Optimizer, Regularizer, TrainSpec, default_spec
+from training.place import Place
 from training.samples import Sample
 
 SIZE = 64
@@ -209,7 +210,7 @@ def _train_in_process(rank: int, port: int, spec: TrainSpec, train: list[Sample]
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
     )
-    fit(spec, train, train[:3], folder, distributed=Distributed(rank=rank, world=2), device="cpu")
+    fit(spec, train, train[:3], folder, place=Place(rank=rank, world=2), device="cpu")
     torch.distributed.destroy_process_group()
 
 

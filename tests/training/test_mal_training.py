@@ -18,8 +18,9 @@ from training.mal.evaluate import Overlap, evaluate, mask_metrics
 from training.mal.infer import annotate
 from training.mal.labeler import MalLabeler
 from training.mal.loop import fit
-from training.mal.parallel import CropOrder, Place
+from training.mal.parallel import CropOrder
 from training.mal.spec import MalSpec, load_spec
+from training.place import Place
 from transforms.masks.crops import Window
 from transforms.masks.labeler import BoxedImage
 

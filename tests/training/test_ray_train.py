@@ -15,8 +15,8 @@ from PIL import Image
 from storage.errors import ConfigError
 from training.detectnet_v2.checkpoint import load_checkpoint, load_model
 from training.detectnet_v2.loop import fit
+from training.detectnet_v2.ray_fit import fit_with_ray
 from training.detectnet_v2.spec import TrainSpec, default_spec
-from training.ray_train import train_with_ray
 from training.samples import Sample
 
 ray = pytest.importorskip("ray")
@@ -57,9 +57,7 @@ def test_two_workers_train_and_a_second_call_finds_the_work_done(
     local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
     # With the failures that are allowed by default: on a busy machine Ray can take its controller for dead.
-    result = train_with_ray(
-        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2
-    )
+    result = fit_with_ray(spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2)
     assert result.metrics["epoch"] == 2
     assert 0 <= result.metrics["val_map50"] <= 1
     model, spec = load_model(result.checkpoint_dir / "model.pt")
@@ -67,9 +65,7 @@ def test_two_workers_train_and_a_second_call_finds_the_work_done(
     assert spec == spec_for(2)
     assert (result.checkpoint_dir / "best.pt").is_file()
     trained = (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text()
-    again = train_with_ray(
-        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2
-    )
+    again = fit_with_ray(spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2)
     assert again.metrics["val_map50"] == result.metrics["val_map50"]
     assert (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text() == trained
 
@@ -80,7 +76,7 @@ def test_an_error_in_a_worker_comes_back_as_ours(
     spec = spec_for(1)
     broken = replace(spec, model_config=replace(spec.model_config, arch="vggg"))
     with pytest.raises(ConfigError, match='arch is "vggg"'):
-        train_with_ray(broken, samples, [], tmp_path / "runs", name="broken", max_failures=0)
+        fit_with_ray(broken, samples, [], tmp_path / "runs", name="broken", max_failures=0)
 
 
 def test_a_worker_that_is_killed_within_an_epoch_changes_nothing_of_the_result(
@@ -101,7 +97,7 @@ def test_a_worker_that_is_killed_within_an_epoch_changes_nothing_of_the_result(
     killer = threading.Thread(target=kill_after_two_epochs)
     killer.start()
     try:
-        result = train_with_ray(
+        result = fit_with_ray(
             spec, many, [], tmp_path / "runs", name="killed", threads_per_worker=torch.get_num_threads()
         )
     finally:

@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from storage.errors import TrainingError
 from tests.training.zoo_samples import blocks
-from training.mal.parallel import Place
+from training.place import Place
 from training.zoo.checkpoint import read_checkpoint
 from training.zoo.data import BatchOrder, DetectionDataset, collate
 from training.zoo.detectors import build_detector

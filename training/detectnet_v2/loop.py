@@ -34,20 +34,13 @@ from training.detectnet_v2.schedule import EarlyStopping
 from training.detectnet_v2.spec import TrainSpec
 from training.detectnet_v2.step import Stepper
 from training.detectnet_v2.visualise import Visualiser
+from training.place import Place
 from training.samples import Sample
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_CHECKPOINT_INTERVAL = 10
 _KEPT_CHECKPOINTS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distributed:
-    """This process among those that train together; torch.distributed is initialised already."""
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +92,7 @@ def fit(
     val: Sequence[Sample],
     results_dir: str | Path,
     *,
-    distributed: Distributed | None = None,
+    place: Place | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     resume: bool = True,
@@ -115,7 +108,7 @@ def fit(
     ``ConfigError`` for a spec that cannot be trained, ``TrainingError`` for data without objects, checkpoints
     of another run, and a cost that is not finite.
     """
-    run = _Run(spec, train, val, Path(results_dir), distributed or Distributed(), device, workers, name)
+    run = _Run(spec, train, val, Path(results_dir), place or Place(), device, workers, name)
     if resume:
         run.resume()
     history: list[Mapping[str, float]] = []
@@ -143,7 +136,7 @@ class _Run:
         train: Sequence[Sample],
         val: Sequence[Sample],
         results_dir: Path,
-        place: Distributed,
+        place: Place,
         device: torch.device | str | None,
         workers: int,
         name: str,

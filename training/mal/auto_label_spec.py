@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.errors import ConfigError
 from training.mal.spec import DatasetSpec, EvaluateSpec, InferenceSpec, MalSpec, ModelSpec, TrainSpec
-from training.mal.spec_file import read_spec
+from training.spec_file import read_spec
 
 KINDS = ("mal", "grabcut", "promptable")
 

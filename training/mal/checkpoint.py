@@ -13,7 +13,7 @@ from torch import Tensor
 from storage.errors import TrainingError
 from training.mal.network import MalNetwork, build_network
 from training.mal.spec import MalSpec
-from training.mal.spec_file import bind, plain
+from training.spec_file import bind, plain
 from training.tensor_file import load_tensors, save_tensors
 
 LATEST = "mal_model_latest.pth"

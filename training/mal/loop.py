@@ -33,13 +33,14 @@ from training.mal.evaluate import Overlap, evaluate, mask_metrics
 from training.mal.labeler import MalLabeler
 from training.mal.losses import ema_update, mal_loss
 from training.mal.network import MalNetwork, build_network
-from training.mal.parallel import CropOrder, Place, model_state, optimizer_state, restore_state, wrap
+from training.mal.parallel import CropOrder, model_state, optimizer_state, restore_state, wrap
 from training.mal.precision import autocast, loss_scaler
 from training.mal.pretrained import load_pretrained
 from training.mal.schedule import learning_rate
 from training.mal.spec import MalSpec
-from training.mal.spec_file import plain
+from training.place import Place
 from training.samples import Sample
+from training.spec_file import plain
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from training.mal.network import MalNetwork
+from training.place import Place
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _IMAGES_IN_HAND = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """This process among those that train together; torch.distributed is initialised already."""
-
-    rank: int = 0
-    world: int = 1
 
 
 def wrap(student: MalNetwork, teacher: MalNetwork, strategy: str, place: Place) -> nn.Module:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.errors import TrainingError
 from training.mal.coco_file import CocoFile
 from training.mal.spec import MalSpec
-from training.ray_train import RayTrainResult, failure_cause
+from training.ray_train import RayTrainResult, place_of_worker, run_workers
 from training.samples import Sample
 
 
@@ -34,36 +33,24 @@ def fit_with_ray(
     call with the same folder. Raises ``TrainingError`` where training failed, with what the worker said.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     folder = Path(results_dir).resolve()
-    trainer = TorchTrainer(
+    return run_workers(
         _worker,
-        train_loop_config={
+        {
             "spec": spec,
             "train": ray.put(list(train)),
             "val": ray.put(val),
             "folder": str(folder),
             "threads": max(1, int(cpus_per_worker)),
         },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker}
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
+        name=name,
+        storage_path=str(folder / "ray"),
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+        cpus_per_worker=cpus_per_worker,
+        max_failures=max_failures,
     )
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise failure_cause(error) from error
-    if result.checkpoint is None or result.metrics is None:
-        raise TrainingError(f"{folder}: Ray Train ended without a checkpoint; look at its logs there")
-    return RayTrainResult(checkpoint_dir=Path(result.checkpoint.path), metrics=dict(result.metrics))
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -73,11 +60,8 @@ def _worker(settings: dict[str, Any]) -> None:
     from ray import train as ray_train
 
     from training.mal.loop import EpochReport, fit
-    from training.mal.parallel import Place
 
-    torch.set_num_threads(settings["threads"])
-    context = ray_train.get_context()
-    place = Place(rank=context.get_world_rank(), world=context.get_world_size())
+    place = place_of_worker(settings["threads"])
     spec: MalSpec = settings["spec"]
     folder = Path(settings["folder"])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.mal.spec_file import read_spec
+from training.spec_file import read_spec
 
 WITHOUT_MEANING = ("encryption_key", "wandb", "train.optim_momentum", "train.optim_type", "num_nodes")
 
@@ -196,7 +196,7 @@ class MalSpec:
 
 
 def load_spec(path: Path | None, overrides: Sequence[str] = ()) -> MalSpec:
-    """Read a spec file with ``key=value`` overrides over it; see :func:`training.mal.spec_file.read_spec`."""
+    """Read a spec file with ``key=value`` overrides over it; see :func:`training.spec_file.read_spec`."""
     return read_spec(MalSpec, path, overrides)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from training.mal.spec_file import bind, plain
+from training.spec_file import bind, plain
 from training.zoo.detectors import build_detector
 from training.zoo.spec import ZooSpec
 from training.zoo.work_dir import WorkDir

@@ -26,10 +26,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from storage.errors import ConfigError, TrainingError
-from training.mal.parallel import Place
 from training.mal.precision import autocast, loss_scaler
-from training.mal.spec_file import plain
+from training.place import Place
 from training.samples import Sample
+from training.spec_file import plain
 from training.zoo.checkpoint import Checkpoint, checkpoint_bytes, parse_checkpoint, read_checkpoint
 from training.zoo.data import BatchOrder, DetectionDataset, classes_of, collate
 from training.zoo.detectors import build_detector, gives_masks

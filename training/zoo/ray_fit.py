@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.errors import TrainingError
-from training.ray_train import RayTrainResult, failure_cause
+from training.ray_train import RayTrainResult, place_of_worker, run_workers
 from training.samples import Sample
 from training.zoo.spec import ZooSpec
 
@@ -35,53 +34,35 @@ def fit_with_ray(
     where training failed, with what the worker said.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     place = str(work_dir) if "://" in str(work_dir) else str(Path(work_dir).resolve())
-    trainer = TorchTrainer(
+    return run_workers(
         _worker,
-        train_loop_config={
+        {
             "spec": spec,
             "train": ray.put(list(train)),
             "val": ray.put(list(val)),
             "work_dir": place,
             "threads": max(1, int(cpus_per_worker)),
         },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,  # type: ignore[arg-type]  # two numbers are not in its annotation
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus_per_worker},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(ray_dir or f"{place}/ray"),
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
+        name=name,
+        storage_path=str(ray_dir or f"{place}/ray"),
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+        cpus_per_worker=cpus_per_worker,
+        max_failures=max_failures,
     )
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise failure_cause(error) from error
-    if result.checkpoint is None or result.metrics is None:
-        raise TrainingError(f"{place}: Ray Train ended without a checkpoint; look at its logs there")
-    return RayTrainResult(checkpoint_dir=Path(result.checkpoint.path), metrics=dict(result.metrics))
 
 
 def _worker(settings: dict[str, Any]) -> None:
     """What each process runs. Results lie in shared storage, so that a process started again finds them."""
     import ray
-    import torch
     from ray import train as ray_train
 
-    from training.mal.parallel import Place
     from training.zoo.loop import BEST, LAST, EpochReport, fit
     from training.zoo.work_dir import WorkDir
 
-    torch.set_num_threads(settings["threads"])
-    context = ray_train.get_context()
-    place = Place(rank=context.get_world_rank(), world=context.get_world_size())
+    place = place_of_worker(settings["threads"])
     spec: ZooSpec = settings["spec"]
 
     def report(done: EpochReport) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from storage.errors import UnknownKeyError
-from training.mal.spec_file import read_spec
+from training.spec_file import read_spec
 
 METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 

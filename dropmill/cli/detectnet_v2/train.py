@@ -197,12 +197,12 @@ def _with_ray(
 
     from dropmill.follow import Follow
     from ingest.tasks import start_ray
-    from training.ray_train import train_with_ray
+    from training.detectnet_v2.ray_fit import fit_with_ray
 
     start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
     try:
         with Follow(folder / "metrics.jsonl"):
-            result = train_with_ray(
+            result = fit_with_ray(
                 spec,
                 train_samples,
                 val,
