@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,33 +14,22 @@ from storage.compaction import compact
 from storage.errors import QueryError
 from storage.lake import Lake, LaneCommit
 from storage.retention import vacuum
+from tests.s3_server import client, s3_server
+from tests.s3_server import options as server_options
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
 
 @pytest.fixture(scope="module")
-def options() -> Iterator[dict[str, object]]:
-    """A process of its own: Delta's reader waits for the answer without letting other threads run."""
-    code = (
-        "import sys; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0); s.start();"
-        "print(s.get_host_and_port()[1], flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        port = next(int(line) for line in process.stdout if line.strip().isdigit())
-        url = f"http://127.0.0.1:{port}"
-        urllib.request.urlopen(urllib.request.Request(f"{url}/lakes", method="PUT")).close()
-        region = {"region_name": "us-east-1"}
-        yield {"key": "any", "secret": "any", "endpoint_url": url, "client_kwargs": region}
-        process.stdin.close()
+def options() -> Iterator[dict[str, Any]]:
+    with s3_server() as url:
+        client("s3", url).create_bucket(Bucket="lakes")
+        yield server_options(url)
 
 
 @pytest.mark.slow
-def test_a_lake_on_s3_is_changed_queried_compacted_and_vacuumed(options: dict[str, object]) -> None:
+def test_a_lake_on_s3_is_changed_queried_compacted_and_vacuumed(options: dict[str, Any]) -> None:
     lake = Lake.create("s3://lakes/one", options)
 
     def findings(*stems: str, rule: str) -> pa.Table:

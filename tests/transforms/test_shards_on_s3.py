@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 
 from storage.object_store import ObjectStore
+from tests.s3_server import client, options, s3_server
 from transforms.augment.pixels import encode
 from transforms.shards.reader import ShardDataset
 from transforms.shards.sample import ShardLabels, entry_of
@@ -24,22 +22,9 @@ pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ObjectStore]:
-    code = (
-        "import sys; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0); s.start();"
-        "print(s.get_host_and_port()[1], flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        port = next(int(line) for line in process.stdout if line.strip().isdigit())
-        url = f"http://127.0.0.1:{port}"
-        urllib.request.urlopen(urllib.request.Request(f"{url}/shards", method="PUT")).close()
-        region = {"region_name": "us-east-1"}
-        options = {"key": "any", "secret": "any", "endpoint_url": url, "client_kwargs": region}
-        yield ObjectStore.at("s3://shards/set", options)
-        process.stdin.close()
+    with s3_server() as url:
+        client("s3", url).create_bucket(Bucket="shards")
+        yield ObjectStore.at("s3://shards/set", options(url))
 
 
 @pytest.mark.slow
