@@ -16,7 +16,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -80,13 +79,25 @@ def _sorted(rows: pa.Table, keys: Sequence[str]) -> pa.Array:
     wanted = list(keys)
     while wanted and _ascends(rows[wanted[-1]]):
         wanted.pop()
-    wanted = [key for key in wanted if pc.count_distinct(rows[key], mode="all").as_py() > 1]
-    if not wanted:
+    ranks = [rank for key in reversed(wanted) if (rank := _ranks(rows[key])) is not None]
+    if not ranks:
         return pa.array(np.arange(rows.num_rows))
-    frame = pl.from_arrow(rows.select(wanted))
-    assert isinstance(frame, pl.DataFrame)
-    by_all = pl.arg_sort_by(*wanted, nulls_last=True, maintain_order=True)
-    return frame.select(by_all.cast(pl.Int64)).to_series().to_arrow()
+    return pa.array(ranks[0].argsort(kind="stable") if len(ranks) == 1 else np.lexsort(ranks))
+
+
+def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64] | None:
+    """The place of each value among the different ones in their order, nulls last; None where all are alike.
+
+    Texts mostly come many times, and numbers are compared faster.
+    """
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    different = encoded.dictionary
+    if len(different) < 2:
+        return None
+    rank = np.empty(len(different), np.int64)
+    rank[pc.sort_indices(different).to_numpy()] = np.arange(len(different))
+    places: npt.NDArray[np.int64] = rank[encoded.indices.to_numpy()]
+    return places
 
 
 def _ascends(column: pa.ChunkedArray) -> bool:

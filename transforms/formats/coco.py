@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
@@ -34,13 +36,16 @@ from transforms.formats.coco_columns import (
     has_shape,
     join_members,
     labels_table,
+    plain_table,
 )
+from transforms.formats.coco_plain import PlainColumns, plain_columns
 from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
 from transforms.formats.json_text import decode, extras, utf8
 from transforms.formats.refs import ref_of, tidy
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
+_THREADS = 2
 
 _R = TypeVar("_R", bound=Struct)
 _raws = msgspec.json.Decoder(list[Raw])
@@ -135,9 +140,15 @@ def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
         raise _NotInPartsError
     first = 0
     waiting: list[_Held] | None = []
-    for start, length in found.slices:
-        file.seek(start)
-        slice_ = b"[" + file.read(length) + b"]"
+    for slice_, plain in _columns_ahead(file, found):
+        labels = around.plain_rows(plain, first=first) if plain is not None else None
+        if plain is not None and labels is not None:
+            for held, _, _ in waiting or ():
+                yield Delivery(kind="label", format="coco", labels=held)
+            waiting = None
+            first += labels.num_rows
+            yield Delivery(kind="label", format="coco", labels=labels)
+            continue
         try:
             annotations, more = _decode_list(slice_, path)
         except UnreadableError as error:
@@ -155,6 +166,23 @@ def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
         _refuse_without_boxes(waiting[0][1], waiting[0][2], path)
     mentions, categories = around.tables(only_listed=False)
     yield Delivery(kind="label", format="coco", mentions=mentions, categories=categories)
+
+
+def _columns_ahead(file: BinaryIO, found: Scan) -> Iterator[tuple[bytes, PlainColumns | None]]:
+    """The slices with their columns, where they are plain; the next ones are worked on meanwhile."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        under_way: deque[tuple[bytes, Future[PlainColumns | None]]] = deque()
+        for start, length, count in found.slices:
+            file.seek(start)
+            slice_ = b"[" + file.read(length) + b"]"
+            under_way.append((slice_, pool.submit(plain_columns, slice_, count)))
+            del slice_
+            if len(under_way) > _THREADS:
+                text, columns = under_way.popleft()
+                yield text, columns.result()
+        while under_way:
+            text, columns = under_way.popleft()
+            yield text, columns.result()
 
 
 def _read_file(json: bytes, path: str) -> Delivery:
@@ -206,6 +234,7 @@ class _Around:
         self._known = len(self._index)
         self._counts = np.zeros(self._listed, np.int64)
         self._refs: Refs | None = None
+        self._by_id = _sorted_ids(self._index)
 
     @classmethod
     def of(cls, json: bytes, path: str) -> _Around:
@@ -249,6 +278,20 @@ class _Around:
             more = self._with_image_ids(annotations, more, owner)
         return labels_table(annotations, more, owner, self._refs, self.names, path, first=first)
 
+    def plain_rows(self, columns: PlainColumns, *, first: int) -> pa.Table | None:
+        """The labels of some annotations that are plain; None where an image has several ids or none."""
+        if self._aliases or self._by_id is None or not len(self._by_id[0]):
+            return None
+        ids, places = self._by_id
+        found = np.searchsorted(ids, columns.image_id).clip(max=len(ids) - 1)
+        if (ids[found] != columns.image_id).any():
+            return None
+        owner = places[found]
+        self._counts += np.bincount(owner, minlength=len(self._counts))
+        if self._refs is None:
+            self._refs = Refs.of(self._columns["ref"])
+        return plain_table(columns, owner, self._refs, self.names, first=first)
+
     def tables(self, *, only_listed: bool) -> tuple[pa.Table, pa.Table]:
         """Mentions and categories, once all annotations have been seen."""
         refs = self._columns["ref"]
@@ -286,6 +329,15 @@ class _Around:
             else join_members(text, f'"image_id":{_json(a.image_id)}')[1:-1]
             for text, a, place in zip(texts, annotations, owner.tolist(), strict=True)
         ]
+
+
+def _sorted_ids(index: Mapping[int | str, int]) -> tuple[Owner, Owner] | None:
+    """Ids in their order with their places; None where some are no whole numbers of 64 bits."""
+    if not all(type(image_id) is int and abs(image_id) < 2**63 for image_id in index):
+        return None
+    ids, places = (np.fromiter(values, np.int64, len(index)) for values in (index, index.values()))
+    order = np.argsort(ids)
+    return ids[order], places[order]
 
 
 def _decode_list(

@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 
 from storage.errors import UnreadableError
 from transforms.delivery import DELIVERED_LABELS, stem_of, table
+from transforms.formats.coco_plain import PlainColumns
 from transforms.formats.json_text import compact
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -99,6 +100,33 @@ def labels_table(
         }
         tables.append(table(columns, DELIVERED_LABELS))
     return pa.concat_tables(tables)
+
+
+def plain_table(
+    columns: PlainColumns, owner: Owner, refs: Refs, names: Mapping[int | None, str], *, first: int
+) -> pa.Table:
+    """The same of annotations that are in columns already."""
+    count, owners = len(owner), pa.array(owner)
+    numbers = [number for number in names if number is not None]
+    known = pa.array([names[number] for number in numbers], pa.string())
+    made = {
+        "instance": np.arange(first, first + count),
+        "format": pa.repeat("coco", count),
+        "ref": refs.ref.take(owners),
+        "stem": refs.stem.take(owners),
+        "category_id": columns.category_id,
+        "category": known.take(pc.index_in(columns.category_id, pa.array(numbers, pa.int64()))),
+        "bbox": columns.bbox,
+        "bbox_mode": pa.repeat("xywh", count),
+        "iscrowd": columns.iscrowd,
+        "ignore": columns.iscrowd,
+        "score": pa.nulls(count, pa.float64()) if columns.score is None else columns.score,
+        "segmentation": pa.nulls(count, pa.string())
+        if columns.segmentation is None
+        else columns.segmentation,
+        "attributes": columns.attributes,
+    }
+    return table(made, DELIVERED_LABELS)
 
 
 def _names(ids: Sequence[int | None], names: Mapping[int | None, str]) -> pa.Array:

@@ -23,6 +23,9 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
 MARK = b"[0.25e-7]"
 """Stands for the annotations in an outline."""
 
+_LIST_END = re.compile(rb"\}[ \t\r\n]*\]")
+_MOST_TRIED = 8
+
 _elements = msgspec.json.Decoder(list[Raw])
 _OPENING, _CLOSING = b"{[", b"}]"
 
@@ -34,11 +37,12 @@ class ScanError(Exception):
 @dataclass(frozen=True)
 class Scan:
     """``outline``: the document with :data:`MARK` for its annotations, None for a list of results.
-    ``slices``: places and lengths in the file, in bytes; each holds whole annotations with commas between.
+    ``slices``: places and lengths in the file, in bytes, and the number of annotations, which are whole
+    and have commas between them.
     """
 
     outline: bytes | None
-    slices: tuple[tuple[int, int], ...]
+    slices: tuple[tuple[int, int, int], ...]
 
 
 def scan(file: BinaryIO, *, slice_bytes: int = SLICE_BYTES) -> Scan:
@@ -78,7 +82,8 @@ class _Window:
         """Read a block; False at the end of the file."""
         block = self._file.read(self._block)
         try:
-            self._decoder.decode(block, final=not block)
+            if not block.isascii() or not block or self._decoder.getstate()[0]:
+                self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise ScanError("not UTF-8") from error
         self.buffer += block
@@ -117,9 +122,9 @@ class _Window:
         return place + self._base
 
 
-def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int], ...], int]:
+def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int, int], ...], int]:
     """Slices of the elements of a list that begins at ``start``, and the place after its bracket."""
-    slices: list[tuple[int, int]] = []
+    slices: list[tuple[int, int, int]] = []
     position = window.skip_space(start)
     if window.byte(position) == b"]":
         return (), position + 1
@@ -127,9 +132,8 @@ def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int],
     while True:
         window.forget(position)
         whole = window.at_least(position, wanted)
-        end, closed = _quick(window.buffer) if whole else (0, False)
-        if not end:
-            end, closed = _exact(window.buffer)
+        cut = (_quick if whole else _last)(window.buffer) or _exact(window.buffer)
+        end, count, closed = cut
         if not end:
             if not whole:
                 raise ScanError("the list has no end")
@@ -137,7 +141,7 @@ def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int],
             wanted *= 2
             continue
         wanted = size
-        slices.append((position, end))
+        slices.append((position, end, count))
         position = window.skip_space(position + end)
         if window.byte(position) != (b"]" if closed else b","):
             raise ScanError("no comma between annotations")
@@ -146,28 +150,42 @@ def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int],
             return tuple(slices), position
 
 
-def _quick(buffer: bytearray) -> tuple[int, bool]:
-    """The end of the last whole element before one that begins as the first does.
-
-    A text between brackets that is a list of values ends where a value ends, so trying is a proof.
-    """
+def _quick(buffer: bytearray) -> tuple[int, int, bool] | None:
+    """The end of the last whole element before one that begins as the first does, and how many end there."""
     opener = _OPENER.match(buffer)
     if opener is None:
-        return 0, False
+        return None
     last = buffer.rfind(opener.group())
     end = buffer.rfind(b"}", 0, last) + 1
     if last <= 0 or buffer[end:last].strip() != b",":
-        return 0, False
+        return None
+    count = _elements_in(buffer, end)
+    return (end, count, False) if count else None
+
+
+def _last(buffer: bytearray) -> tuple[int, int, bool] | None:
+    """The end of the list, tried where an object and a list end together."""
+    for found, _ in zip(_LIST_END.finditer(buffer), range(_MOST_TRIED), strict=False):
+        end = found.start() + 1
+        if count := _elements_in(buffer, end):
+            return end, count, True
+    return None
+
+
+def _elements_in(buffer: bytearray, end: int) -> int:
+    """How many elements there are up to ``end``; 0 where that is within one.
+
+    A text between brackets that is a list of values ends where a value ends, so trying is a proof.
+    """
     try:
-        _elements.decode(b"[" + buffer[:end] + b"]")
+        return len(_elements.decode(b"[" + buffer[:end] + b"]"))
     except (msgspec.DecodeError, RecursionError, ValueError):
-        return 0, False
-    return end, False
+        return 0
 
 
-def _exact(buffer: bytearray) -> tuple[int, bool]:
+def _exact(buffer: bytearray) -> tuple[int, int, bool]:
     """The end of the last whole element, bracket by bracket, and whether the list ends after it."""
-    depth = end = 0
+    depth = end = count = 0
     for token in _TOKEN.finditer(buffer):
         kind = token.group()
         if kind == b'"':
@@ -177,7 +195,8 @@ def _exact(buffer: bytearray) -> tuple[int, bool]:
         elif kind in _CLOSING:
             depth -= 1
             if depth < 0:
-                return end, True
+                return end, count, True
             if depth == 0:
                 end = token.end()
-    return end, False
+                count += 1
+    return end, count, False
