@@ -34,6 +34,15 @@ class AccessConfig(_Strict):
         """The options, as :mod:`storage.s3_options` has them."""
         return s3_options(endpoint_url=self.endpoint_url, region=self.region, profile=self.profile)
 
+    def environment(self) -> dict[str, str]:
+        """The same as environment variables, for processes that are told no more than a URL."""
+        named = {
+            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
+            "AWS_REGION": self.region,
+            "AWS_PROFILE": self.profile,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
 
 class SqsConfig(_Strict):
     """A queue that the bucket notifies, directly, through SNS or through EventBridge."""

@@ -22,6 +22,7 @@ from storage.object_store import ObjectStore
 log = logging.getLogger(__name__)
 
 _TTL_S = 30.0
+_LOOK_S = 0.5
 
 
 class Lease(Protocol):
@@ -32,6 +33,9 @@ class Lease(Protocol):
 
     def is_held(self) -> bool:
         """Whether it still is ours."""
+
+    def is_elsewhere(self) -> bool:
+        """Whether somebody who has it was seen to be alive; False may still become True."""
 
     def release(self) -> None:
         """Let others have it."""
@@ -49,12 +53,25 @@ def lease_of(store: ObjectStore, lane: str, *, ttl_s: float = _TTL_S) -> Lease:
     return NoLease()
 
 
+def take_from_the_dead(lease: Lease) -> bool:
+    """Take a lease, as soon as it is known whether its holder lives; False where he does.
+
+    On S3 that takes as long as a holder may be silent.
+    """
+    while not lease.take():
+        if lease.is_elsewhere():
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
 class FileLease:
     """A lock of the operating system on a file: it ends with the process, however that ends."""
 
     def __init__(self, store: ObjectStore, lane: str) -> None:
         self._path = store.root / "lanes" / f"{checked_lane(lane)}.lock"
         self._file: IO[str] | None = None
+        self._refused = False
 
     def take(self) -> bool:
         """Lock the file, or not."""
@@ -64,7 +81,9 @@ class FileLease:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
+            self._refused = True
             return False
+        self._refused = False
         file.truncate(0)
         file.write(_me())
         file.flush()
@@ -74,6 +93,10 @@ class FileLease:
     def is_held(self) -> bool:
         """For as long as the file is open."""
         return self._file is not None
+
+    def is_elsewhere(self) -> bool:
+        """Whether the lock was refused: only the living lock files."""
+        return self._refused
 
     def release(self) -> None:
         """Unlock."""
@@ -104,6 +127,7 @@ class ObjectLease:
         self._etag: str | None = None
         self._renewed = 0.0
         self._seen: tuple[str, float] | None = None
+        self._seen_alive = False
         self._beats = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,6 +140,7 @@ class ObjectLease:
                 self._etag = self._objects.write(self._key, self._text(), create=True)
             else:
                 if self._seen is None or self._seen[0] != found[1]:
+                    self._seen_alive = self._seen is not None
                     self._seen = (found[1], time.monotonic())
                 released = found[2] == 0
                 if not released and time.monotonic() - self._seen[1] < self._ttl_s:
@@ -132,6 +157,10 @@ class ObjectLease:
     def is_held(self) -> bool:
         """Whether it was renewed in time."""
         return self._etag is not None and time.monotonic() - self._renewed < self._ttl_s
+
+    def is_elsewhere(self) -> bool:
+        """Whether the object was written anew while we looked on."""
+        return self._seen_alive and self._etag is None
 
     def release(self) -> None:
         """Leave an empty object, which anybody may take at once."""
@@ -184,6 +213,10 @@ class NoLease:
     def is_held(self) -> bool:
         """Yes."""
         return True
+
+    def is_elsewhere(self) -> bool:
+        """No."""
+        return False
 
     def release(self) -> None:
         """Nothing to do."""

@@ -13,7 +13,8 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dropmill.config import Config, IngestConfig, QualityConfig, check_apart, load_config
+from dropmill.by_hand import lane_of
+from dropmill.config import Config, IngestConfig, QualityConfig, RayConfig, check_apart, load_config
 from dropmill.logs import set_up_logging
 from ingest.batch import Batch, Committer, Counts
 from ingest.lease import checked_lane
@@ -35,7 +36,7 @@ from storage.object_store import ObjectStore
     "--config",
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A dropmill.yaml, whose rules, limits and suites of expectations are taken (`quality`).",
+    help="A dropmill.yaml, of which `quality`, the limits of `ingest`, and the access to stores are taken.",
 )
 @click.option(
     "--label-order",
@@ -85,33 +86,33 @@ def command(
 
     BUCKET is a folder or any fsspec URL. Only what is new, changed or gone is worked on: a second pass over
     the same bucket commits nothing. Exit status 1 says that objects of this pass were quarantined;
-    `dropmill status` and the table `quarantine` tell why.
+    `dropmill status` and the table `quarantine` tell why. Where a service or another pass has the lane,
+    nothing is done.
     """
     set_up_logging(as_json=False, level=logging.INFO if verbose else logging.WARNING)
-    store = ObjectStore.at(bucket)
-    if store.is_directory and not store.root.is_dir():
-        raise ConfigError(f"bucket {bucket}: no such folder")
-    try:
-        check_apart(store, ObjectStore.at(lake_url))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    config = Config(
+    given = load_config(config_file) if config_file else None
+    config = _config(
+        given,
         bucket=bucket,
         lake=lake_url,
         dataset=dataset,
         lane=checked_lane(lane),
-        quality=_quality(config_file, correct, label_order, mappings),
+        ray=RayConfig(address=ray_address),
+        quality=_quality(given, correct, label_order, mappings),
     )
+    store = config.bucket_store()
+    if store.is_directory and not store.root.is_dir():
+        raise ConfigError(f"bucket {bucket}: no such folder")
     # A mapping that cannot be read is said before anything is made.
     config.settings()
-    lake = Lake.create(lake_url)
-    start_ray(ray_address)
-    try:
-        done = _pass(store, lake, config, batch_objects)
-    finally:
-        ray.shutdown()
-    if done.batches:
-        note_batch(lake, config.suites(), rules=config.quality.rules.selection())
+    with lane_of(config, create=True) as lake:
+        start_ray(ray_address)
+        try:
+            done = _pass(store, lake, config, batch_objects)
+        finally:
+            ray.shutdown()
+        if done.batches:
+            note_batch(lake, config.suites(), rules=config.quality.rules.selection(), lane=config.lane)
     result = _result(done)
     if done.left:
         # The store did not give them, or they changed under our hands: the next pass takes them.
@@ -123,15 +124,27 @@ def command(
     return 1 if done.counts.quarantined or done.left else 0
 
 
+def _config(given: Config | None, *, bucket: str, lake: str, **said: Any) -> Config:
+    """What the command line says, with limits and access of a file."""
+    try:
+        check_apart(ObjectStore.at(bucket), ObjectStore.at(lake))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    taken = (
+        {name: getattr(given, name) for name in ("ingest", "bucket_access", "lake_access")} if given else {}
+    )
+    return Config(bucket=bucket, lake=lake, **taken, **said)
+
+
 def _quality(
-    file: Path | None, correct: bool, label_order: tuple[str, ...], mappings: tuple[str, ...]
+    given: Config | None, correct: bool, label_order: tuple[str, ...], mappings: tuple[str, ...]
 ) -> QualityConfig:
     """The rules of a file, or those that run by themselves; what the command line says wins."""
-    quality = load_config(file).quality if file else QualityConfig()
-    given: dict[str, Any] = {"label_order": label_order} if label_order else {}
+    quality = given.quality if given else QualityConfig()
+    change: dict[str, Any] = {"label_order": label_order} if label_order else {}
     if mappings:
-        given["mappings"] = dict(map(_mapping, mappings))
-    return quality.model_copy(update={**given, "apply_correction": correct and quality.apply_correction})
+        change["mappings"] = dict(map(_mapping, mappings))
+    return quality.model_copy(update={**change, "apply_correction": correct and quality.apply_correction})
 
 
 def _mapping(word: str) -> tuple[str, Path]:

@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pyarrow as pa
 from rich.console import Console
 
-import dropmill
+from dropmill.cli.lane import lake_of, lake_options
 from dropmill.cli.tables import print_rows
 from storage.compaction import compact
 from storage.errors import UnknownKeyError
@@ -19,7 +20,6 @@ from storage.retention import RETENTION, pinned_versions, vacuum
 from storage.rows import Rows
 from storage.schemas import TABLES
 
-_lake = click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 
 
@@ -29,16 +29,18 @@ def command() -> None:
 
 
 @command.command("optimize")
-@_lake
+@lake_options
 @click.option("--table", "tables", multiple=True, help="Only this table (may be repeated).")
 @_json
-def optimize(lake_url: str, *, tables: tuple[str, ...], as_json: bool) -> None:
+def optimize(
+    config_path: Path | None, lake_url: str | None, *, tables: tuple[str, ...], as_json: bool
+) -> None:
     """Bring small and overlapping files together, so that queries and changes stay fast.
 
     Nothing that a query sees changes, older versions included. The service does this by itself when it is
     quiet.
     """
-    lake = dropmill.open(lake_url)
+    lake = lake_of(config_path, lake_url)
     done = []
     for name in _known(tables):
         found = compact(lake, name)
@@ -47,16 +49,16 @@ def optimize(lake_url: str, *, tables: tuple[str, ...], as_json: bool) -> None:
 
 
 @command.command("history")
-@_lake
+@lake_options
 @click.argument("table")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="Newest versions.")
 @_json
-def history(lake_url: str, table: str, *, limit: int, as_json: bool) -> None:
+def history(config_path: Path | None, lake_url: str | None, table: str, *, limit: int, as_json: bool) -> None:
     """The versions of TABLE, newest first: when, by which batch, and whether a run was made from it.
 
     Read one with `dropmill sql --version TABLE=N`, or FROM TABLE AT (VERSION => N).
     """
-    lake = dropmill.open(lake_url)
+    lake = lake_of(config_path, lake_url)
     pinned = pinned_versions(lake)[_known([table])[0]]
     rows = []
     for entry in lake.table(table).history(limit):
@@ -75,7 +77,7 @@ def history(lake_url: str, table: str, *, limit: int, as_json: bool) -> None:
 
 
 @command.command("vacuum")
-@_lake
+@lake_options
 @click.option(
     "--retention-days",
     default=RETENTION / timedelta(days=1),
@@ -85,12 +87,15 @@ def history(lake_url: str, table: str, *, limit: int, as_json: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_json
-def vacuum_command(lake_url: str, *, retention_days: float, dry_run: bool, as_json: bool) -> None:
+def vacuum_command(
+    config_path: Path | None, lake_url: str | None, *, retention_days: float, dry_run: bool, as_json: bool
+) -> None:
     """Delete files that no version of the last days needs.
 
     Versions that runs and models were made from stay readable however old they are.
     """
-    gone = vacuum(dropmill.open(lake_url), retention=timedelta(days=retention_days), dry_run=dry_run)
+    lake = lake_of(config_path, lake_url)
+    gone = vacuum(lake, retention=timedelta(days=retention_days), dry_run=dry_run)
     column = "would go" if dry_run else "deleted"
     _show([{"table": name, column: len(paths)} for name, paths in gone.items()], as_json=as_json)
 

@@ -7,21 +7,23 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
 
-import dropmill
 from dropmill.by_hand import LaneHeldError, committer_of
-from dropmill.cli.lane import configuration, lane_options
+from dropmill.cli.lane import configuration, lake_of, lake_options, lane_options
 from dropmill.cli.tables import print_rows
 from dropmill.commands import Command, work_on_quarantine
 from dropmill.config import Config
 from dropmill.logs import set_up_logging
 from storage.errors import DropmillError
 from storage.lake import Lake
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @click.group("quarantine")
@@ -30,12 +32,12 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
+@lake_options
 @click.option("--dataset", help="Only of this data set.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_(lake_url: str, *, dataset: str | None, as_json: bool) -> None:
+def list_(config_path: Path | None, lake_url: str | None, *, dataset: str | None, as_json: bool) -> None:
     """Every object in quarantine, with the reason."""
-    rows = dropmill.open(lake_url).sql(
+    rows = lake_of(config_path, lake_url).sql(
         """SELECT dataset, key, error, batch, seen_at FROM quarantine
            WHERE coalesce(dataset = $1, true) ORDER BY key""",
         parameters=[dataset],
@@ -47,52 +49,40 @@ def list_(lake_url: str, *, dataset: str | None, as_json: bool) -> None:
         print_rows(rows, Console(width=None if sys.stdout.isatty() else 200), whole=True)
 
 
+def _choice(command: _Command) -> _Command:
+    """Add the options that name a lane, and which objects of its quarantine."""
+    everything = click.option("--all", "everything", is_flag=True, help="All that are in quarantine.")
+    return lane_options(click.argument("keys", nargs=-1)(everything(command)))
+
+
 @command.command("retry")
-@lane_options
-@click.argument("keys", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that are in quarantine.")
-def retry(
-    config_path: Path | None,
-    bucket: str | None,
-    lake_url: str | None,
-    keys: tuple[str, ...],
-    *,
-    everything: bool,
-) -> int:
+@_choice
+def retry(**choice: Any) -> int:
     """Read objects once more: after a limit was raised, a permission given, a decoder mended.
 
     A service that runs is asked over HTTP; else this command does it. Exit status 1 says that some are in
     quarantine still.
     """
-    return _do("retry", config_path, bucket, lake_url, keys, everything=everything)
+    return _do("retry", **choice)
 
 
 @command.command("drop")
-@lane_options
-@click.argument("keys", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that are in quarantine.")
-def drop(
-    config_path: Path | None,
-    bucket: str | None,
-    lake_url: str | None,
-    keys: tuple[str, ...],
-    *,
-    everything: bool,
-) -> int:
+@_choice
+def drop(**choice: Any) -> int:
     """Take objects out of quarantine without reading them; they come back when their content changes.
 
     Nothing is deleted from the bucket.
     """
-    return _do("drop", config_path, bucket, lake_url, keys, everything=everything)
+    return _do("drop", **choice)
 
 
 def _do(
     action: Literal["retry", "drop"],
+    *,
     config_path: Path | None,
     bucket: str | None,
     lake_url: str | None,
     keys: tuple[str, ...],
-    *,
     everything: bool,
 ) -> int:
     if bool(keys) == everything:

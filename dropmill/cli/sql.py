@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-import dropmill
+from dropmill.cli.lane import lake_of, lake_options
 from dropmill.cli.tables import print_rows
 from storage.errors import QueryError
 from storage.schemas import ABOUT
@@ -30,7 +30,7 @@ class _WithTables(click.Command):
 
 @click.command("sql", cls=_WithTables)
 @click.argument("query", required=False)
-@click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
+@lake_options
 @click.option("--tables", "list_tables", is_flag=True, help="List tables and views with their columns.")
 @click.option("--json", "form", flag_value="json", help="A JSON list of objects.")
 @click.option("--csv", "form", flag_value="csv", help="CSV with a header.")
@@ -57,7 +57,8 @@ class _WithTables(click.Command):
 )
 def command(
     query: str | None,
-    lake_url: str,
+    config_path: Path | None,
+    lake_url: str | None,
     *,
     list_tables: bool,
     form: str | None,
@@ -78,7 +79,7 @@ def command(
         raise click.UsageError("give a QUERY, or --tables")
     if form and parquet:
         raise click.UsageError("--parquet goes without --json and --csv")
-    rows = dropmill.open(lake_url).sql(
+    rows = lake_of(config_path, lake_url).sql(
         query,
         versions=_versions(versions),
         at=at,

@@ -9,28 +9,22 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-import dropmill
-from dropmill.config import load_config
+from dropmill.cli.lane import config_of, lake_of, lake_options
 from dropmill.report import make_report, print_report
 
 
 @click.command("status")
-@click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The service's dropmill.yaml, for the thresholds of its gate.",
-)
+@lake_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def command(lake_url: str, *, config_file: Path | None, as_json: bool) -> None:
+def command(config_path: Path | None, lake_url: str | None, *, as_json: bool) -> None:
     """Rows per table, class shares and gate per data set, findings, runs with their metrics, files,
     seconds.
+
+    With -c the gate is judged by the thresholds of the service.
     """
-    config = load_config(config_file) if config_file else None
+    config = config_of(config_path)
     report = make_report(
-        dropmill.open(lake_url),
+        lake_of(config_path, lake_url),
         config.thresholds() if config else None,
         config.quality.rules.selection().limits if config else None,
     )

@@ -10,11 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dropmill.cli import main
+from ingest.batch import Committer
 from ingest.lease import lease_of
+from ingest.reconcile import reconcile
+from storage.lake import Lake
 from storage.object_store import ObjectStore
 from tests.ingest.mill import KITTI_CAR, Mill
+from tests.s3_server import client, options, s3_server
 
 pytestmark = pytest.mark.slow
 
@@ -62,14 +67,50 @@ def test_quarantine_is_listed_tried_again_and_dropped(mill: Mill) -> None:
 def test_a_lane_that_a_service_has_is_not_touched(mill: Mill) -> None:
     mill.write("d/b.png", b"\x89PNG\r\n\x1a\n broken")
     mill.ingest()
+    mill.image("d/new.png")
+    before = mill.lake.snapshot()
     lease = lease_of(ObjectStore.at(mill.lake_folder), "main")
     assert lease.take()
     try:
-        status, said = run("quarantine", "drop", "--all", *where(mill))
+        ended = [
+            run("quarantine", "drop", "--all", *where(mill)),
+            run("ingest", str(mill.folder), "--lake", str(mill.lake_folder)),
+        ]
     finally:
         lease.release()
-    assert (status, "lane main is held" in said) == (1, True), said
-    assert len(mill.rows("SELECT key FROM quarantine")) == 1
+    for status, said in ended:
+        assert (status, "lane main is held" in said) == (1, True), said
+    assert mill.lake.snapshot() == before
+
+
+def test_a_lake_at_an_endpoint_is_reached_as_the_configuration_says(mill: Mill) -> None:
+    pytest.importorskip("moto.server", reason="moto is not installed")
+    mill.write("d/b.png", b"\x89PNG\r\n\x1a\n broken")
+    config = mill.folder.parent / "dropmill.yaml"
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.s3_options._FOUND", {})
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        client("s3", url).create_bucket(Bucket="lakes")
+        access = {"endpoint_url": url, "region": "us-east-1"}
+        config.write_text(
+            yaml.safe_dump({"bucket": str(mill.folder), "lake": "s3://lakes/one", "lake_access": access})
+        )
+        lake = Lake.create("s3://lakes/one", options(url))
+        reconcile(mill.store, Committer(lake, mill.parse, rule=mill.rule), mill.rule)
+        asked = {
+            command: run(*command.split(), "-c", str(config))
+            for command in ("sql --json SELECT/**/key/**/FROM/**/quarantine", "quarantine list --json",
+                            "status --json", "lake history --json objects", "quarantine drop --all")
+        }  # fmt: skip
+    assert {status for status, _ in asked.values()} == {0}, asked
+    (found, listed, _, history, dropped) = (said for _, said in asked.values())
+    assert json.loads(found) == [{"key": "d/b.png"}]
+    assert json.loads(listed)["key"] == "d/b.png"
+    assert json.loads(history)[0]["batch"] == 1
+    assert "1 out of quarantine" in dropped
+    status, said = run("sql", "SELECT 1")
+    assert (status, "--lake, or -c" in said) == (2, True), said
 
 
 def test_replay_derives_again_by_the_rules_of_today_without_the_bucket(

@@ -88,7 +88,7 @@ def test_sql_prints_a_table_json_or_csv_and_reads_the_past(filled: Mill) -> None
         (("ingest", "{lake}", "--lake", "{lake}"), "inside each other"),
         (("serve", "-c", "/nowhere/dropmill.yaml"), "cannot be read"),
         (("nonsense",), "No such command"),
-        (("sql",), "Missing option"),
+        (("sql",), "give a QUERY"),
         (("model", "detectnet_v2", "train", "--lake", "{lake}"), "--dataset or --run"),
         (("model", "detectnet_v2", "train", "--lake", "{lake}", "--dataset", "none"), "data sets: ['road']"),
         (("demo", "{lake}", "--out", "{lake}"), "would remove"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.lease import ObjectLease, checked_lane, lease_of
+from ingest.lease import FileLease, ObjectLease, checked_lane, lease_of, take_from_the_dead
 from storage.errors import ConfigError
 from storage.object_store import ObjectStore
 from tests.s3_server import client, options, s3_server
@@ -27,7 +27,7 @@ def url() -> Iterator[str]:
 def wait_until_taken(lease: ObjectLease) -> float:
     began = time.monotonic()
     while not lease.take():
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 120
         time.sleep(0.02)
     return time.monotonic() - began
 
@@ -72,6 +72,27 @@ def test_a_lane_on_s3_is_one_services_until_it_stops_or_falls_silent(url: str) -
     assert wait_until_taken(first) > 1.0
     assert not second.is_held()
     first.release()
+
+
+def test_who_wants_a_lane_by_hand_is_told_of_the_living_and_follows_the_dead(
+    url: str, tmp_path: Path
+) -> None:
+    on_s3 = ObjectStore.at("s3://lakes/two", options(url))
+    for living, wanting in (
+        (ObjectLease(on_s3, "main", ttl_s=1.5), ObjectLease(on_s3, "main", ttl_s=1.5)),
+        (FileLease(ObjectStore.at(tmp_path), "main"), FileLease(ObjectStore.at(tmp_path), "main")),
+    ):
+        assert living.take()
+        assert not take_from_the_dead(wanting)
+        assert living.is_held()
+        living.release()
+        assert take_from_the_dead(wanting)
+        wanting.release()
+    dead, heir = (ObjectLease(on_s3, "main", ttl_s=1.5) for _ in range(2))
+    assert dead.take()
+    dead._stop.set()
+    assert take_from_the_dead(heir)
+    heir.release()
 
 
 def test_names_of_lanes_are_plain() -> None:
