@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from storage.errors import TrainingError
 from storage.lake import Lake, Snapshot
 from storage.object_store import ObjectStore
 from training.samples import Sample
+from training.shard_samples import read_shard_samples
 
 _LOOKS_AT_ONCE = 16
 
@@ -70,6 +72,43 @@ def read_samples(lake: Lake, dataset: str, snapshot: Snapshot) -> LakeSamples:
             f"({len(moved)} were moved or removed)"
         )
     return LakeSamples(samples, moved)
+
+
+@dataclass(frozen=True)
+class LakeShards:
+    """Samples of shards that were made from a data set, with the run that made them."""
+
+    run: str
+    uri: str
+    """Folder or URL of the shards."""
+    snapshot: Snapshot
+    """Versions of the tables that they were made from."""
+    samples: tuple[Sample, ...]
+
+
+def read_lake_shards(lake: Lake, dataset: str, run: str | None = None) -> LakeShards:
+    """The shards that a run has made from a data set; without ``run`` those of the newest one.
+
+    Raises TrainingError where there are none, ConfigError for shards of another format than webdataset.
+    """
+    rows = lake.sql(
+        """SELECT run, uri, snapshot FROM shards
+           WHERE dataset = $1 AND ($2 IS NULL OR run = $2) ORDER BY made_at DESC, run, uri LIMIT 1""",
+        parameters=[dataset, run],
+    ).to_pylist()
+    if not rows:
+        of = f" of run {run!r}" if run else ""
+        raise TrainingError(
+            f"{lake.url}: no shards{of} of data set {dataset!r}; `dropmill dataset augmentation` with --lake "
+            "makes some"
+        )
+    folder = rows[0]["uri"].rpartition("/")[0]
+    return LakeShards(
+        run=rows[0]["run"],
+        uri=folder,
+        snapshot=json.loads(rows[0]["snapshot"]),
+        samples=tuple(read_shard_samples(folder, options=lake.store.options)),
+    )
 
 
 def _is_here(image: tuple[str, str]) -> bool:

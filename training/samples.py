@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from storage.errors import TrainingError, UnreadableError
+from transforms.shards.files import part_of, read_part
 
 _MAX_IMAGE_BYTES = 256 << 20
 _MAX_PIXELS = 200_000_000
@@ -26,7 +27,8 @@ class Sample:
     EXIF orientation applied, of ``width`` x ``height`` pixels; ``ignore [n]`` marks what is neither to be
     found nor to be blamed. ``uri`` is a local path or any fsspec URL; ``split`` is train, val, test, trainval
     or None. ``weight`` multiplies the cost of the sample in training. ``shapes`` are empty, or one COCO
-    segmentation as JSON for each box (None where it has none), in the same pixels.
+    segmentation as JSON for each box (None where it has none), in the same pixels. ``made_from`` has the ids
+    of the images whose pixels an augmented one shows; empty for an image as it is.
     """
 
     id: str
@@ -39,6 +41,18 @@ class Sample:
     ignore: NDArray[np.bool_]
     weight: float = 1.0
     shapes: tuple[str | None, ...] = ()
+    made_from: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Ids of the images whose pixels it shows."""
+        return self.made_from or (self.id,)
+
+    @property
+    def file_name(self) -> str:
+        """What the image's own file is called."""
+        part = part_of(self.uri)
+        return (part.name if part is not None else self.uri).rsplit("/", 1)[-1]
 
     def __post_init__(self) -> None:
         n = len(self.categories)
@@ -63,8 +77,13 @@ def load_image(sample: Sample) -> NDArray[np.uint8]:
 
 
 def read_image(uri: str) -> NDArray[np.uint8]:
-    """``load_image`` for a local path or any fsspec URL."""
-    return decode_image(_read(uri), uri)
+    """``load_image`` for a local path, any fsspec URL, or the address of a part of a shard."""
+    part = part_of(uri)
+    if part is None:
+        return decode_image(_read(uri), uri)
+    if part.size > _MAX_IMAGE_BYTES:
+        raise _too_large(uri)
+    return decode_image(read_part(part), f"{part.shard}: {part.name}")
 
 
 def decode_image(data: bytes, path: str) -> NDArray[np.uint8]:
@@ -93,20 +112,22 @@ def split_samples(
     """Training and validation samples, in the order given.
 
     By the split column where it speaks of training: train (or trainval) against val; test is in neither.
-    Without a val split the share ``val_share`` of the training samples is taken by a hash of their id and
-    ``seed``, as for samples without any split, so that a sample stays on its side when others come.
+    Without a val split the share ``val_share`` of the training images is taken by a hash of their id and
+    ``seed``, as for images without any split, so that an image stays on its side when others come. What is
+    made of an image goes with it; what shows images of both sides is in neither.
     """
     train = [sample for sample in samples if sample.split in {"train", "trainval", None}]
     val = [sample for sample in samples if sample.split == "val"]
-    if not val and len(train) > 1:
-        ranked = sorted(train, key=lambda sample: _draw(sample.id, seed))
-        held = {sample.id for sample in train if _draw(sample.id, seed) < val_share}
+    images = {name for sample in train for name in sample.shown}
+    if not val and len(images) > 1:
+        ranked = sorted(images, key=lambda name: _draw(name, seed))
+        held = {name for name in images if _draw(name, seed) < val_share}
         # A small set must not be left without one of the two sides.
-        held = held or {ranked[0].id}
-        if len(held) == len(train):
-            held.discard(ranked[-1].id)
-        val = [sample for sample in train if sample.id in held]
-        train = [sample for sample in train if sample.id not in held]
+        held = held or {ranked[0]}
+        if len(held) == len(images):
+            held.discard(ranked[-1])
+        val = [sample for sample in train if held.issuperset(sample.shown)]
+        train = [sample for sample in train if held.isdisjoint(sample.shown)]
     if not train:
         found = sorted({str(sample.split) for sample in samples})
         raise TrainingError(
@@ -114,6 +135,16 @@ def split_samples(
             "some with split train or trainval, or without a split"
         )
     return train, val
+
+
+def without(samples: Iterable[Sample], held: Iterable[Sample]) -> list[Sample]:
+    """Samples to train on: none of split val or test, and none that shows an image that ``held`` shows."""
+    names = {name for sample in held for name in sample.shown}
+    return [
+        sample
+        for sample in samples
+        if sample.split in {"train", "trainval", None} and names.isdisjoint(sample.shown)
+    ]
 
 
 def _draw(key: str, seed: int) -> float:
@@ -131,5 +162,9 @@ def _read(uri: str) -> bytes:
     except (OSError, ValueError, ImportError) as error:
         raise UnreadableError(uri, f"{type(error).__name__}: {error}", expected="an image") from None
     if len(data) > _MAX_IMAGE_BYTES:
-        raise UnreadableError(uri, f"more than {_MAX_IMAGE_BYTES >> 20} MiB", expected="a smaller image")
+        raise _too_large(uri)
     return data
+
+
+def _too_large(uri: str) -> UnreadableError:
+    return UnreadableError(uri, f"more than {_MAX_IMAGE_BYTES >> 20} MiB", expected="a smaller image")

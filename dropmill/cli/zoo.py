@@ -50,6 +50,7 @@ def _data(function: F) -> F:
         click.option(
             "--images", type=options.PATH, help="With --data or --middle: the folder of the images."
         ),
+        click.option("--shards", help="Folder or URL of shards in the format webdataset."),
         click.option("--data", type=options.PATH, help="A folder of images and labels, or a label file."),
         options.dataset,
         click.option("--lake", "lake_url", help="Folder or URL of a lake."),
@@ -80,6 +81,7 @@ def train(
     results_dir: str,
     lake_url: str | None,
     dataset: str | None,
+    shards: str | None,
     data: Path | None,
     images: Path | None,
     middle: Path | None,
@@ -95,7 +97,7 @@ def train(
     on_ray: bool,
     as_json: bool,
 ) -> None:
-    """Train on a data set of a lake, on a folder, or on a file in the middle format.
+    """Train on a data set of a lake, on shards, on a folder, or on a file in the middle format.
 
     Keys of the spec may be given as key=value, such as train.epochs=24 model.backbone=resnet18. The same
     command goes on from the last checkpoint of the results folder.
@@ -106,9 +108,9 @@ def train(
 
     options.quiet_logging()
     spec = load_spec(spec_file, overrides, detector=_detector(context))
-    samples = _samples(lake_url, dataset, data, images, middle, split, spec)
+    samples = _samples(lake_url, dataset, shards, data, images, middle, split, spec)
     if val_data is not None:
-        held = _samples(None, None, val_data, val_images, None, None, spec)
+        held = _samples(None, None, None, val_data, val_images, None, None, spec)
     else:
         samples, held = split_samples(samples, val_share=spec.data.val_share, seed=spec.train.seed)
     if workers > 1 or max_gpus or on_ray or ray_address:
@@ -148,6 +150,7 @@ def evaluate(
     model: Path,
     lake_url: str | None,
     dataset: str | None,
+    shards: str | None,
     data: Path | None,
     images: Path | None,
     middle: Path | None,
@@ -176,7 +179,7 @@ def evaluate(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, checkpoint = load_detector(str(model), device)
     _same_detector(context, checkpoint.spec, model)
-    samples = _samples(lake_url, dataset, data, images, middle, split, checkpoint.spec)
+    samples = _samples(lake_url, dataset, shards, data, images, middle, split, checkpoint.spec)
     wanted = metrics or (("bbox", "segm") if gives_masks(checkpoint.spec.model) else ("bbox",))
     report = evaluate_detector(
         network, samples, checkpoint.classes, metrics=wanted, batch_size=batch_size, device=device,
@@ -333,19 +336,25 @@ def _same_detector(context: click.Context, spec: ZooSpec, model: Path) -> None:
 def _samples(
     lake_url: str | None,
     dataset: str | None,
+    shards: str | None,
     data: Path | None,
     images: Path | None,
     middle: Path | None,
     split: str | None,
     spec: ZooSpec,
 ) -> list[Sample]:
-    given = sum(one is not None for one in (lake_url, data, middle))
+    given = sum(one is not None for one in (lake_url, shards, data, middle))
     if given != 1:
-        raise click.UsageError("give one of --lake (with --dataset), --data and --middle")
-    if data is not None:
+        raise click.UsageError("give one of --lake (with --dataset), --shards, --data and --middle")
+    samples: Sequence[Sample]
+    if shards is not None:
+        from training.shard_samples import read_shard_samples
+
+        samples = read_shard_samples(shards)
+    elif data is not None:
         from dropmill.folder_samples import read_folder_samples
 
-        samples: Sequence[Sample] = read_folder_samples(data, images)
+        samples = read_folder_samples(data, images)
     elif middle is not None:
         from training.zoo.middle import read_middle
 

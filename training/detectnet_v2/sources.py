@@ -1,4 +1,4 @@
-"""The samples that ``dataset_config`` names: TFRecords of ``data_sources``, and their images."""
+"""The samples that ``dataset_config`` names: TFRecords of ``data_sources`` and their images, or shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from storage.errors import ConfigError, TrainingError
 from training.detectnet_v2.frames import Frame, read_frames
 from training.detectnet_v2.spec import DatasetConfig, DataSource, SamplingMode
 from training.samples import Sample
+from training.shard_samples import is_shard_set, read_shard_samples
 
 _FOLD = re.compile(r"-fold-(\d{3})-of-\d{3}")
 _EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "JPG", "JPEG", "PNG", "tif", "tiff")
@@ -30,13 +31,15 @@ def read_sources(config: DatasetConfig, path: str) -> Sources:
 
     With ``sampling_mode`` UNIFORM every source gives as many training samples as the largest, its own again
     and again; else every sample comes once. Files of the partition ``validation_fold`` are for validation,
-    or those of ``validation_data_source``. Raises ``ConfigError`` where patterns match no file,
+    or those of ``validation_data_source``. A source whose ``tfrecords_path`` is a folder or URL of webdataset
+    shards has its images there: those of the split val are for validation where the spec names none, those of
+    the split test are left out. Raises ``ConfigError`` where patterns match no file,
     ``TrainingError`` where images are missing or there is nothing to train on.
     """
     if not config.data_sources:
         raise ConfigError(
             f"{path}: dataset_config.data_sources is absent; expected a block with tfrecords_path and "
-            "image_directory_path (or train with --lake and --dataset)",
+            "image_directory_path (or train with --shards, or with --lake and --dataset)",
             key="data_sources",
         )
     if config.validation_fold is not None and config.validation_data_source is not None:
@@ -47,13 +50,25 @@ def read_sources(config: DatasetConfig, path: str) -> Sources:
     for number, source in enumerate(config.data_sources):
         prefix = f"{number}:" if several else ""
         part: list[Sample] = []
+        if is_shard_set(source.tfrecords_path):
+            said = config.validation_data_source is not None or config.validation_fold is not None
+            for sample in _shards(source, prefix):
+                if sample.split not in {"val", "test"}:
+                    part.append(sample)
+                elif sample.split == "val" and not said:
+                    val.append(sample)
+            parts.append(part)
+            continue
         for file in _files(source, path):
             held = config.validation_fold is not None and _fold(file) == config.validation_fold
             (val if held else part).extend(_samples(file, source, config.image_extension, prefix))
         parts.append(part)
-    if config.validation_data_source is not None:
-        for file in _files(config.validation_data_source, path):
-            val += _samples(file, config.validation_data_source, config.image_extension, "val:")
+    if (apart := config.validation_data_source) is not None:
+        if is_shard_set(apart.tfrecords_path):
+            val += _shards(apart, "val:")
+        else:
+            for file in _files(apart, path):
+                val += _samples(file, apart, config.image_extension, "val:")
     train = _mixed(parts, config.sampling_mode)
     if not train:
         raise TrainingError(
@@ -82,7 +97,8 @@ def _files(source: DataSource, path: str) -> list[Path]:
     files = [Path(name) for name in found if Path(name).is_file() and not name.endswith("_warning.json")]
     if not files:
         raise ConfigError(
-            f"{path}: tfrecords_path {pattern!r} matches no file; expected files of dataset_convert",
+            f"{path}: tfrecords_path {pattern!r} matches no file; expected files of "
+            "dataset_convert, or a folder of shards",
             key="tfrecords_path",
             found=pattern,
         )
@@ -98,6 +114,11 @@ def _samples(file: Path, source: DataSource, extension: str, prefix: str) -> Ite
     for frame in read_frames(file):
         sample = frame.sample(_image(frame, source, extension, file), weight=source.source_weight or 1.0)
         yield sample if not prefix else _renamed(sample, prefix + sample.id)
+
+
+def _shards(source: DataSource, prefix: str) -> list[Sample]:
+    samples = read_shard_samples(source.tfrecords_path, weight=source.source_weight or 1.0)
+    return [_renamed(sample, prefix + sample.id) if prefix else sample for sample in samples]
 
 
 def _image(frame: Frame, source: DataSource, extension: str, file: Path) -> str:

@@ -42,7 +42,7 @@ def coco_truth(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, A
     return {
         "info": {},
         "images": [
-            {"id": number, "file_name": one.uri.rsplit("/", 1)[-1], "width": one.width, "height": one.height}
+            {"id": number, "file_name": one.file_name, "width": one.width, "height": one.height}
             for number, one in enumerate(samples, start=1)
         ],
         "categories": [{"id": number, "name": name} for name, number in numbers.items()],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,6 +47,13 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[Located, ...]
 
 
+class LabelledShard(Shard, frozen=True, kw_only=True):
+    """A shard's index as it is written."""
+
+    labels: tuple[msgspec.Raw, ...] = ()
+    """The JSON of every sample, as its member has it: trainers know it before they read a picture."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``index.json``."""
 
@@ -65,7 +72,10 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     made_from: dict[str, Any] = {}
 
 
-def write_shard_index(store: ObjectStore, shard: Shard) -> None:
+_S = TypeVar("_S", bound=Shard)
+
+
+def write_shard_index(store: ObjectStore, shard: LabelledShard) -> None:
     """Make a shard count."""
     store.write(dali_name(shard.name), dali_index(shard))
     store.write(index_name(shard.name), msgspec.json.encode(shard))
@@ -73,15 +83,7 @@ def write_shard_index(store: ObjectStore, shard: Shard) -> None:
 
 def read_shard(store: ObjectStore, name: str) -> Shard | None:
     """The index of a shard; None where it has none. Raises UnreadableError for a broken one."""
-    data = _read(store, index_name(name))
-    if data is None:
-        return None
-    try:
-        return msgspec.json.decode(data, type=Shard)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableError(
-            store.uri(index_name(name)), str(error), expected="the index of a shard"
-        ) from None
+    return _read_as(Shard, store, name)
 
 
 def read_index(store: ObjectStore) -> Index:
@@ -101,13 +103,17 @@ def read_index(store: ObjectStore) -> Index:
 
 def shards_of(store: ObjectStore) -> Iterator[Shard]:
     """All shards of a complete set, in order."""
-    for summary in read_index(store).shards:
-        shard = read_shard(store, summary.name)
-        if shard is None or shard.sha256 != summary.sha256:
+    return _all_as(Shard, store)
+
+
+def labelled_shards_of(store: ObjectStore) -> Iterator[LabelledShard]:
+    """The same with what is said of each sample. Raises UnreadableError where an index is without it."""
+    for shard in _all_as(LabelledShard, store):
+        if len(shard.labels) != len(shard.samples):
             raise UnreadableError(
-                store.uri(summary.name),
-                "an index that is absent, or of another file",
-                expected="as index.json says",
+                store.uri(index_name(shard.name)),
+                f"labels of {len(shard.labels)} among {len(shard.samples)} samples",
+                expected="all: write the shards again",
             )
         yield shard
 
@@ -143,3 +149,27 @@ def _read(store: ObjectStore, key: str) -> bytes | None:
         raise UnreadableError(store.uri(key), f"{info.size_bytes} bytes", expected=f"at most {_MAX_INDEX}")
     with store.open(key) as file:
         return file.read()
+
+
+def _read_as(kind: type[_S], store: ObjectStore, name: str) -> _S | None:
+    data = _read(store, index_name(name))
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableError(
+            store.uri(index_name(name)), str(error), expected="the index of a shard"
+        ) from None
+
+
+def _all_as(kind: type[_S], store: ObjectStore) -> Iterator[_S]:
+    for summary in read_index(store).shards:
+        shard = _read_as(kind, store, summary.name)
+        if shard is None or shard.sha256 != summary.sha256:
+            raise UnreadableError(
+                store.uri(summary.name),
+                "an index that is absent, or of another file",
+                expected="as index.json says",
+            )
+        yield shard

@@ -6,10 +6,7 @@ this process: nothing is pickled, and no picture is copied between processes.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from storage.errors import ConfigError, UnreadableError
 from storage.object_store import ObjectStore
 from transforms.augment.pixels import decode
+from transforms.shards.files import ShardFiles
 from transforms.shards.index import Located, Shard, shards_of
 from transforms.shards.order import Done, Places, epoch_sequence, left_after, share_of
 from transforms.shards.sample import ShardLabels, read_labels, sample_of
@@ -71,7 +69,7 @@ class ShardDataset(Dataset[ShardItem]):
                 f"{self._store.url}: an object store needs cache_dir, a folder for copies of shards"
             )
         self._decode = decode
-        self._files = _Files(self._store, cache_dir, cache_bytes)
+        self._files = ShardFiles(cache_dir, cache_bytes)
         self.sizes: tuple[int, ...] = tuple(len(shard.samples) for shard in self._shards)
         """Samples of each shard."""
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
@@ -102,9 +100,8 @@ class ShardDataset(Dataset[ShardItem]):
         labels = next(member for member in located.members if member.suffix == "json")
         # They lie side by side: one read brings both.
         start = min(image.offset, labels.offset)
-        data = self._files.read(
-            shard, start, max(image.offset + image.size, labels.offset + labels.size) - start
-        )
+        end = max(image.offset + image.size, labels.offset + labels.size)
+        data = self._files.read(self._store, shard.name, shard.sha256, start, end - start)
         return (
             data[image.offset - start : image.offset - start + image.size],
             data[labels.offset - start : labels.offset - start + labels.size],
@@ -206,93 +203,6 @@ class ShardLoader:
 
     def __len__(self) -> int:
         return (len(self._sampler) + self._batch_size - 1) // self._batch_size
-
-
-class _Files:
-    """Open shards of this machine, by their names; reads at any place from any thread."""
-
-    _OPEN = 256
-
-    def __init__(self, store: ObjectStore, cache_dir: Path | None, cache_bytes: int) -> None:
-        self._store, self._cache_dir, self._cache_bytes = store, cache_dir, cache_bytes
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, _File] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self._store, "cache_dir": self._cache_dir, "cache_bytes": self._cache_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def read(self, shard: Shard, offset: int, size: int) -> bytes:
-        """Bytes of a shard; raises UnreadableError where there are fewer."""
-        data = os.pread(self._file(shard).number, size, offset)
-        if len(data) < size:
-            raise UnreadableError(
-                self._store.uri(shard.name), f"{len(data)} bytes at {offset}", expected=f"{size}"
-            )
-        return data
-
-    def _file(self, shard: Shard) -> _File:
-        with self._lock:
-            file = self._open.get(shard.name)
-            if file is None:
-                file = _File(self._path(shard))
-                self._open[shard.name] = file
-                if len(self._open) > self._OPEN:
-                    # Whoever reads from it still holds it; it closes after them.
-                    self._open.popitem(last=False)
-            self._open.move_to_end(shard.name)
-            return file
-
-    def _path(self, shard: Shard) -> Path:
-        if self._store.is_directory:
-            return self._store.root / shard.name
-        assert self._cache_dir is not None
-        path = self._cache_dir / f"{shard.sha256}.tar"
-        if not path.is_file():
-            self._fetch(shard, path)
-        path.touch()
-        return path
-
-    def _fetch(self, shard: Shard, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._make_room(shard.size_bytes)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        digest = hashlib.sha256()
-        try:
-            with self._store.open(shard.name) as source, part.open("wb") as target:
-                while data := source.read(8 << 20):
-                    digest.update(data)
-                    target.write(data)
-            if digest.hexdigest() != shard.sha256:
-                raise UnreadableError(
-                    self._store.uri(shard.name), f"SHA-256 {digest.hexdigest()}", expected=shard.sha256
-                )
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _make_room(self, size_bytes: int) -> None:
-        assert self._cache_dir is not None
-        there = [(path.stat(), path) for path in self._cache_dir.glob("*.tar") if len(path.stem) == 64]
-        filled = sum(stat.st_size for stat, _ in there)
-        for stat, path in sorted(there, key=lambda pair: pair[0].st_mtime_ns):
-            if filled + size_bytes <= self._cache_bytes:
-                return
-            # An open copy can still be read; its space is freed when it is closed.
-            path.unlink(missing_ok=True)
-            filled -= stat.st_size
-
-
-class _File:
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        number, self.number = getattr(self, "number", -1), -1
-        if number >= 0:
-            os.close(number)
 
 
 def _labels(data: bytes, shard: Shard) -> ShardLabels:

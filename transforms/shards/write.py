@@ -21,6 +21,7 @@ from transforms.shards import tar
 from transforms.shards.index import (
     INDEX,
     Index,
+    LabelledShard,
     Located,
     Member,
     Shard,
@@ -35,6 +36,7 @@ from transforms.shards.records import framed, tao_example
 from transforms.shards.sample import Entry, counts_of, labels_json
 
 SUFFIXES = {"webdataset": "tar", "tfrecord": "tfrecord"}
+_LAYOUT = 2  # shards of another one are written anew
 _READS_AT_ONCE = 4
 _BUFFER = 1 << 20
 _PIECES = 512  # that one call of the system may be given; Linux takes 1024
@@ -126,7 +128,7 @@ def parts_of(entries: Sequence[Entry], size_bytes: int) -> Iterator[list[Entry]]
 
 def source_of(part: Sequence[Entry], form: str) -> str:
     """A hash of all that a shard's bytes follow from."""
-    digest = hashlib.sha256(form.encode())
+    digest = hashlib.sha256(f"{_LAYOUT}/{form}".encode())
     for entry in part:
         digest.update(f"\0{entry.key}.{entry.suffix}\0{entry.version}\0{entry.size_bytes}\0".encode())
         digest.update(labels_json(entry.labels))
@@ -147,7 +149,7 @@ def _finished(store: ObjectStore, name: str, source: str) -> Shard | None:
 
 def _write_one(
     store: ObjectStore, name: str, part: Sequence[Entry], form: _Form, source: str, read: Read
-) -> tuple[Shard, dict[str, str]]:
+) -> tuple[LabelledShard, dict[str, str]]:
     # An index of older bytes must not speak for new ones.
     store.remove(index_name(name))
     store.remove(dali_name(name))
@@ -182,20 +184,23 @@ def _fill(
     source: str,
     read: Read,
     failed: dict[str, str],
-) -> Shard:
+) -> LabelledShard:
     writer = _Writer(file)
     located: list[Located] = []
+    labels: list[msgspec.Raw] = []
     objects: Counter[str] = Counter()
     with writer:
         for entry, data in zip(part, read(part), strict=True):
             if isinstance(data, str):
                 failed[entry.key] = data
                 continue
-            located.append(_member_of(writer, entry, data, form))
+            said = labels_json(entry.labels)
+            located.append(_member_of(writer, entry, data, said, form))
+            labels.append(msgspec.Raw(said))
             objects.update(counts_of(entry.labels))
         if form.name == "webdataset":
             writer.put(tar.end(writer.size))
-    return Shard(
+    return LabelledShard(
         name=name,
         format=form.name,
         size_bytes=writer.size,
@@ -203,17 +208,18 @@ def _fill(
         made_from=source,
         objects=dict(objects.most_common()),
         samples=tuple(located),
+        labels=tuple(labels),
     )
 
 
-def _member_of(writer: _Writer, entry: Entry, data: bytes, form: _Form) -> Located:
+def _member_of(writer: _Writer, entry: Entry, data: bytes, said: bytes, form: _Form) -> Located:
     if form.name == "tfrecord":
         record = tao_example(entry.labels, data)
         member = Member("tfrecord", writer.size + 12, len(record))
         writer.put(framed(record))
         return Located(entry.key, (member,))
     members = []
-    contents = [(entry.suffix, data), ("json", labels_json(entry.labels))]
+    contents = [(entry.suffix, data), ("json", said)]
     if form.masks:
         contents.append(("mask.png", instance_map(entry.labels)))
     for suffix, content in contents:

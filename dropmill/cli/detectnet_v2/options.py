@@ -59,11 +59,20 @@ def model_option(function: F) -> F:
                         help="The model.")(function)  # fmt: skip
 
 
-def samples_of(spec: TrainSpec, spec_file: Path | None, lake_url: str | None, dataset: str | None) -> Sources:
-    """Training and validation samples: of a lake, or of the spec's ``dataset_config``."""
+def samples_of(
+    spec: TrainSpec,
+    spec_file: Path | None,
+    lake_url: str | None,
+    dataset: str | None,
+    shards: str | None = None,
+) -> Sources:
+    """Training and validation samples: of shards, of a lake, or of the spec's ``dataset_config``."""
     from training.detectnet_v2.sources import Sources, read_sources
     from training.samples import split_samples
+    from training.shard_samples import read_shard_samples
 
+    if shards is not None:
+        return Sources(*split_samples(read_shard_samples(shards), seed=spec.random_seed))
     if lake_url is None and dataset is None:
         return read_sources(spec.dataset_config, str(spec_file))
     train, val = split_samples(lake_samples(lake_url, dataset), seed=spec.random_seed)

@@ -1,4 +1,4 @@
-"""``train``: on TFRecords, or on the tables of a lake."""
+"""``train``: on TFRecords, on shards, or on the tables of a lake."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "-r", "--results_dir", type=options.PATH, help="With the spec's own data: folder of the results."
 )
+@click.option("--shards", help="With -e and -r: train on the shards in this folder or URL.")
 @click.option("-n", "--model_name", default="model", show_default=True, help="Of the weights, with -r.")
 @click.option("--lake", "lake_url", help="Train on the tables of this lake, and write results there.")
 @click.option("--run", help="Do this row of the table runs (this is how the service starts its jobs).")
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 def train(
     spec_file: Path | None,
     results_dir: Path | None,
+    shards: str | None,
     model_name: str,
     lake_url: str | None,
     run: str | None,
@@ -66,7 +68,7 @@ def train(
     use_amp: bool,
     as_json: bool,
 ) -> None:
-    """Train a detector: with -e and -r on the TFRecords of a spec, with --lake on a data set of a lake.
+    """Train a detector: with -e and -r on the data of a spec, with --lake on a data set of a lake.
 
     The same command goes on from the last checkpoint. On a lake the model is also evaluated, exported and
     compiled, and it is all written down in the tables.
@@ -74,10 +76,12 @@ def train(
     require("train")
     if lake_url is None:
         _train_files(
-            spec_file, results_dir, model_name, pretrained, workers, loaders, ray_address,
+            spec_file, results_dir, shards, model_name, pretrained, workers, loaders, ray_address,
             use_amp=use_amp, as_json=as_json,
         )  # fmt: skip
         return
+    if shards is not None:
+        raise click.UsageError("--shards goes with -e and -r")
     if (run is None) == (dataset is None):
         raise click.UsageError("give either --dataset or --run")
     from dropmill.config import TrainConfig
@@ -107,6 +111,7 @@ def train(
 def _train_files(
     spec_file: Path | None,
     results_dir: Path | None,
+    shards: str | None,
     model_name: str,
     pretrained: Path | None,
     workers: int,
@@ -119,7 +124,6 @@ def _train_files(
     if spec_file is None or results_dir is None:
         raise click.UsageError("give -e and -r, or --lake with --dataset")
     from training.detectnet_v2.dataset import check_classes
-    from training.detectnet_v2.sources import read_sources
     from training.detectnet_v2.spec import load_spec
 
     # Its own progress goes to the terminal; what else happens is logged.
@@ -130,7 +134,7 @@ def _train_files(
         spec = replace(spec, training_config=replace(spec.training_config, cost_scaling=scaling))
     if pretrained is not None:
         spec = replace(spec, model_config=replace(spec.model_config, pretrained_model_file=str(pretrained)))
-    sources = read_sources(spec.dataset_config, str(spec_file))
+    sources = options.samples_of(spec, spec_file, None, None, shards)
     check_classes(spec, sources.train, sources.val)
     if workers > 1 or ray_address is not None:
         metrics, weights = _with_ray(spec, sources.train, sources.val, results_dir, workers, ray_address)
