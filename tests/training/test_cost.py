@@ -9,10 +9,10 @@ from torch import nn
 
 from training.detectnet_v2.cost import (
     ObjectiveWeights,
+    Regularisation,
     TargetBatch,
     component_costs,
     foreground_weights,
-    regularisation,
 )
 from training.detectnet_v2.spec import (
     CostFunctionConfig,
@@ -119,7 +119,21 @@ def test_regularisation_counts_kernels_and_biases_but_no_normalisation() -> None
         model[0].weight.fill_(-2.0)
         model[0].bias.fill_(3.0)
     for kind, cost in ((RegularizerType.L1, 0.5), (RegularizerType.L2, 1.3)):
-        value = regularisation(model, Regularizer(type=kind, weight=0.1))
-        assert isinstance(value, torch.Tensor)
-        assert value.item() == pytest.approx(cost)
-    assert regularisation(model, Regularizer()) == 0.0
+        assert float(Regularisation(model, Regularizer(type=kind, weight=0.1)).cost()) == pytest.approx(cost)
+    assert Regularisation(model, Regularizer()).cost() == 0.0
+
+
+@pytest.mark.parametrize("kind", [RegularizerType.L1, RegularizerType.L2])
+def test_the_gradient_of_regularisation_is_that_of_its_cost(kind: RegularizerType) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
+    model[2].bias.requires_grad_(False)
+    seen = torch.rand(2, 3, 4, 4)
+    model(seen).square().sum().backward()
+    Regularisation(model, Regularizer(type=kind, weight=0.3)).add_gradients()
+    added = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    measure = torch.abs if kind is RegularizerType.L1 else torch.square
+    kernels = [model[0].weight, model[0].bias, model[2].weight]
+    (model(seen).square().sum() + 0.3 * sum(measure(one).sum() for one in kernels)).backward()
+    for parameter, gradient in zip(model.parameters(), added, strict=True):
+        assert gradient is None if parameter.grad is None else torch.allclose(parameter.grad, gradient)

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from storage.errors import TrainingError
 from training.detectnet_v2.cost import (
     ObjectiveWeights,
+    Regularisation,
     TargetBatch,
     component_costs,
     foreground_weights,
-    regularisation,
 )
 from training.detectnet_v2.infer import scale_inputs
 from training.detectnet_v2.model import freeze, warm_averages
@@ -37,6 +37,7 @@ class Stepper:
         if spec.training_config.enable_qat:
             prepare_qat(self.model)
         self._freeze()
+        self._regularisation = Regularisation(self.model, spec.training_config.regularizer)
         self._parallel = DistributedDataParallel(self.model) if world > 1 else self.model
         adam = spec.training_config.optimizer.adam
         self._optimizer = torch.optim.Adam(
@@ -67,12 +68,14 @@ class Stepper:
         with self._autocast:
             cov, bbox = self._parallel(scale_inputs(pixels.to(self._device, non_blocking=True)))
         costs = component_costs(cov, bbox, target.to(self._device), self._foreground)
-        total = self.weights.total(costs) + regularisation(self.model, self._spec.training_config.regularizer)
-        value = float(total.detach())
+        total = self.weights.total(costs)
+        value = float(total.detach() + self._regularisation.cost())
         if not math.isfinite(value):
             raise TrainingError(f"the cost became {value} at learning rate {rate:.3g} in {self.precision}")
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(total).backward()
+        self._scaler.unscale_(self._optimizer)
+        self._regularisation.add_gradients()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return costs.detach(), value
