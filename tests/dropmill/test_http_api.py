@@ -95,7 +95,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     service = Running(tmp_path_factory.mktemp("http"))
     yield service
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(timeout=60) == 0
+    assert service.process.wait(timeout=180) == 0
 
 
 def notification(*keys: str) -> bytes:
@@ -161,7 +161,7 @@ def test_a_second_service_stands_by_and_says_so(running: Running) -> None:
         assert running.ask("/readyz")[0] == 200
     finally:
         second.send_signal(signal.SIGTERM)
-        assert second.wait(timeout=30) == 0
+        assert second.wait(timeout=180) == 0
 
 
 def test_an_address_that_others_reach_wants_a_token() -> None:

@@ -145,7 +145,7 @@ def test_drops_become_rows_whatever_way_files_arrive_and_sigterm_ends_with_zero(
     service.wait_for(lambda: service.done(6))
 
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(timeout=60) == 0
+    assert service.process.wait(timeout=180) == 0
     assert service.events()[-1]["event"] == "stopped"
     assert {"time", "level", "logger", "event"} <= set(service.events()[0])
 
@@ -180,7 +180,7 @@ def test_kill_during_a_batch_and_a_restart_give_the_tables_of_a_quiet_life(
         service.start()
     service.wait_for(lambda: service.done(302))
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(timeout=60) == 0
+    assert service.process.wait(timeout=180) == 0
 
     quiet = tmp_path / "quiet"
     quiet.mkdir()

@@ -113,7 +113,7 @@ class Drops:
     def until(self, so: Callable[[], object]) -> None:
         began = time.monotonic()
         while not so():
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             self.turn()
             time.sleep(0.02)
 
@@ -261,7 +261,7 @@ def test_a_store_that_fails_is_waited_for_and_nothing_is_quarantined(
         proxy.at_random(seed=6, share=0.2, kinds=(*kinds, "truncated"))
         began = time.monotonic()
         while drops.messages() or len(drops.gathered):
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             drops.turn_or_trouble()
     finally:
         proxy.well()
@@ -310,7 +310,7 @@ def test_two_services_on_one_lake_lose_nothing_and_double_nothing(drops: Drops) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert ended == [None, None]
     assert drops.tables() == drops.from_nothing()
     assert drops.rows("SELECT count(*) AS n FROM batches WHERE state <> 'done'") == [{"n": 0}]

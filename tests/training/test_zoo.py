@@ -292,4 +292,4 @@ def test_the_zoo_imports_without_the_packages_of_the_lake() -> None:
         "for name in ('ray', 'polars', 'deltalake', 'pyarrow', 'duckdb'): sys.modules[name] = None\n"
         "import training.zoo.loop, training.zoo.export, training.zoo.middle, training.zoo.ray_fit"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=_DOCS.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, cwd=_DOCS.parent)

@@ -67,7 +67,7 @@ def queue(url: str) -> Iterator[Queue]:
 def wait_for(so: Callable[[], object]) -> Any:
     began = time.monotonic()
     while not (found := so()):
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
         time.sleep(0.02)
     return found
 
