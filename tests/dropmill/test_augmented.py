@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from dropmill.augmented import augment_lake
 from dropmill.cli import cli
+from dropmill.lake_samples import read_lake_shards, read_samples
 from storage import schemas
-from storage.errors import ConfigError
+from storage.errors import ConfigError, TrainingError
 from storage.lake import Lake
 from storage.object_store import ObjectStore
+from training.samples import load_image, split_samples, without
 from transforms.augment.pixels import encode
 from transforms.augment.spec import load_augment_spec
 from transforms.shards.reader import ShardDataset
@@ -52,6 +54,7 @@ def lake(tmp_path: Path) -> Lake:
             )  # fmt: skip
     mask = {
         "dataset": "set", "sample": "images/3", "source": "set/3.txt", "instance": 1, "score": 0.9,
+        "xmin": 60.0, "ymin": 20.0, "xmax": 80.0, "ymax": 40.0,
         "rle": json.dumps({"size": [90, 120], "counts": [5875, 10, 80, 10, 90 * 120 - 5975]}),
     }  # fmt: skip
     lake.put("images", pa.Table.from_pylist(images, schema=schemas.IMAGES), keys=["key"])
@@ -84,6 +87,31 @@ def test_a_snapshot_becomes_shards_whose_rows_say_what_they_were_made_from(lake:
     assert item.labels.parameters["layers"][0]["matrix"][0] == -1
     assert "images/3_aug1" in by_sample
     assert by_sample["images/9"].labels.split == "val"
+
+
+def test_shards_of_the_lake_are_training_samples_that_keep_clear_of_what_is_held_back(lake: Lake):
+    with pytest.raises(TrainingError, match="no shards of data set 'set'"):
+        read_lake_shards(lake, "set")
+    flipped = load_augment_spec(None, ["spatial_aug.flip.flip_horizontal=True", "data.copies=2"])
+    snapshot = lake.snapshot()
+    older = augment_lake(lake, "set", load_augment_spec(None, ["spatial_aug.rotation.angle=[5]"]))
+    newest = augment_lake(lake, "set", flipped, snapshot=snapshot)
+    found = read_lake_shards(lake, "set")
+    assert (found.run, found.uri) == (newest.run, newest.uri)
+    assert found.snapshot["annotations"] == snapshot["annotations"]
+    assert len(read_lake_shards(lake, "set", older.run).samples) == COUNT
+    as_they_are = read_samples(lake, "set", snapshot).samples
+    by_id = {one.id: one for one in found.samples}
+    turned, before = by_id["images/5"], next(one for one in as_they_are if one.id == "images/5")
+    assert np.array_equal(load_image(turned), load_image(before)[:, ::-1])
+    assert turned.boxes.tolist() == [[80, 20, 100, 40]]
+    assert by_id["images/3"].shapes[0] is None
+    assert by_id["images/3"].shapes[1] is not None
+    train, val = split_samples(as_they_are)
+    kept = without(found.samples, val)
+    assert [one.id for one in val] == ["images/9"]
+    assert {name for one in kept for name in one.shown} == {one.id for one in train}
+    assert len(kept) == 2 * (COUNT - 1)
 
 
 def test_the_same_again_writes_nothing_and_a_new_snapshot_is_another_run(lake: Lake):
