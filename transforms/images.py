@@ -122,6 +122,18 @@ def _inspect(source: _Source, path: str, size_bytes: int, max_pixels: int) -> Im
     structure = structure_of(kind, source.at, size_bytes)
     if structure.broken:
         raise UnreadableError(path, structure.broken, expected=f"a whole {kind.upper()} file")
+    if structure.size and structure.channels and structure.bit_depth and not structure.doubtful:
+        width, height = structure.size
+        if width * height > max_pixels:
+            raise _too_large(path, f"{width}x{height} pixels", max_pixels)
+        return ImageHeader(
+            format=kind,
+            width=width,
+            height=height,
+            channels=structure.channels,
+            bit_depth=structure.bit_depth,
+            exif_orientation=1,
+        )
     with _open(source, kind, path, max_pixels) as image:
         width, height = image.size
         if width * height > max_pixels:

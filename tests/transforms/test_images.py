@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import struct
 import warnings
 import zlib
@@ -294,3 +295,89 @@ def test_damage_anywhere_gives_a_header_or_a_clear_error(
     assert header.width > 0
     assert header.height > 0
     assert 1 <= header.exif_orientation <= 8
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("kind", [0, 2, 3, 4, 6])
+def test_headers_of_pngs_say_what_a_decoder_says(kind: int, bits: int) -> None:
+    head = struct.pack(">IIBBBBB", 40, 30, bits, kind, 0, 0, 0)
+    rows = zlib.compress(b"\0" * (40 * 8 + 1) * 30)
+    palette = [_chunk(b"PLTE", bytes(6))] if kind == 3 else []
+    chunks = [_chunk(b"IHDR", head), *palette, _chunk(b"IDAT", rows), _chunk(b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            channels = 3 if image.mode == "P" else len(image.getbands())
+    except OSError:
+        with pytest.raises(UnreadableError):
+            _inspect(data)
+        return
+    header = _inspect(data)
+    assert (header.width, header.height, header.channels) == (40, 30, channels)
+    assert header.bit_depth == (8 if kind == 3 else bits)
+
+
+def _large_png(chunk_bytes: int) -> bytes:
+    """A PNG of more than 64 KiB whose pixels are in many chunks."""
+    noise = random.Random(0).randbytes(300 * 300 * 3)
+    front, *pixels, end = _chunks(_encoded_pixels(noise, (300, 300)))
+    body = b"".join(chunk[8:-4] for chunk in pixels)
+    parts = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)]
+    return b"\x89PNG\r\n\x1a\n" + front + b"".join(_chunk(b"IDAT", part) for part in parts) + end
+
+
+def _encoded_pixels(pixels: bytes, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.frombytes("RGB", size, pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1_000, 8_192, 100_000])
+def test_a_large_png_is_whole_only_with_all_its_bytes(chunk_bytes: int) -> None:
+    data = _large_png(chunk_bytes)
+    assert (_inspect(data).width, _inspect(data + b"\0" * 5000).width) == (300, 300)
+    end = data[-12:]
+    for damaged in (data[:-1], data[:-12], data[:-20_000], data[: len(data) // 2], data[:100]):
+        with pytest.raises(UnreadableError):
+            _inspect(damaged)
+    # Bytes that are missing in between, before an end that is there.
+    with pytest.raises(UnreadableError):
+        _inspect(data[:-3_000] + end)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1_000, 8_192, 100_000])
+def test_exif_behind_the_pixels_of_a_large_png_counts(chunk_bytes: int) -> None:
+    data = _large_png(chunk_bytes)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    late = _chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    assert _inspect(data[:-12] + late + data[-12:]).exif_orientation == 6
+    comment = _chunk(b"tEXt", b"Comment\0" + b"IDAT" * 20_000)
+    assert _inspect(data[:-12] + late + comment + data[-12:]).exif_orientation == 6
+
+
+def test_reading_a_large_png_touches_little_of_it() -> None:
+    class Counting(io.BytesIO):
+        taken = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            self.taken += len(found)
+            return found
+
+    data = _large_png(8_192)
+    file = Counting(data)
+    assert inspect_image(file, "a.png", len(data)).width == 300
+    assert file.taken < 100_000 < len(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"words"}, {"dpi": (300, 300)}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_headers_of_jpegs_say_what_a_decoder_says(mode: str, options: dict[str, Any]) -> None:
+    header = _inspect(_encoded("JPEG", (41, 30), mode, **options))
+    assert (header.width, header.height, header.channels, header.bit_depth) == (
+        41,
+        30,
+        {"L": 1, "RGB": 3, "CMYK": 4}[mode],
+        8,
+    )
