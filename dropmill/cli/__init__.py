@@ -19,11 +19,13 @@ _COMMANDS = {
     "jobs": ("dropmill.cli.jobs", "Runs, their logs, and how to end them."),
     "lake": ("dropmill.cli.lake", "Compact a lake, look at its versions, delete what nobody needs."),
     "model": ("dropmill.cli.model", "Train and export detectors."),
+    "page": ("dropmill.cli.page", "The page of a lake, to look at, with nothing else running."),
     "quarantine": ("dropmill.cli.quarantine", "Objects that cannot be read: see them, try again, take out."),
     "replay": ("dropmill.cli.replay", "Derive annotations again from labels, without reading the bucket."),
     "scenes": ("dropmill.cli.scenes", "Render labelled aerial scenes."),
     "serve": ("dropmill.cli.serve", "Watch a bucket and keep a lake up to date with it."),
     "sql": ("dropmill.cli.sql", "Ask a lake with SQL."),
+    "step": ("dropmill.cli.step", "One step of a pipeline, as the service's jobs do it."),
     "status": ("dropmill.cli.status", "What a lake holds, what is wrong in it, what was trained."),
 }
 

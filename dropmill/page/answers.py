@@ -1,0 +1,348 @@
+"""What the interface answers, field by field; the documentation of ``/api/v1`` is made of this."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """Root of all answers."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="null")
+
+
+class Refusal(Answer):
+    """Why something was not done."""
+
+    error: str
+
+
+class Now(Answer):
+    """What may have changed since the last look."""
+
+    lake: str
+    """Its address."""
+    versions: dict[str, int]
+    """Table to newest version."""
+    service: dict[str, Any] | None
+    """How the service is; null where only the page runs."""
+    may_change: bool
+    """Whether requests with the token can change something here."""
+
+
+class ClassCount(Answer):
+    """One class of a data set."""
+
+    category: str
+    boxes: int
+    images: int
+    share: float
+    """Of all boxes, 0 to 1."""
+    weight: float
+    """For a loss, by effective number (Cui et al. 2019); the mean is 1."""
+
+
+class MixOfDrop(Answer):
+    """The classes that one batch brought, and how far they are from all before."""
+
+    batch: int
+    done_at: datetime | None
+    boxes: int
+    counts: dict[str, int]
+    """Class to boxes."""
+    js_divergence: float | None
+    """0 (the same) to 1; null with too few boxes to say."""
+
+
+class RuleCount(Answer):
+    """How often a rule was broken."""
+
+    rule: str
+    severity: str
+    findings: int
+    samples: int
+
+
+class Dataset(Answer):
+    """One data set: its size, its gate and its classes."""
+
+    dataset: str
+    images: int
+    labelled_images: int
+    delivered: int
+    """Instances as delivered."""
+    boxes: int
+    gate: Literal["pass", "warn", "fail"]
+    reasons: list[str]
+    imbalance: float | None
+    """Boxes of the largest class for each of the smallest."""
+    entropy: float
+    """Of the class mix, 0 to 1; 1 is even."""
+    classes: list[ClassCount]
+    splits: dict[str, dict[str, int]]
+    """Split to class to boxes."""
+    images_by_split: dict[str, int]
+    """Split to images; those without one stand under the empty name."""
+    rules: list[RuleCount]
+    drops: list[MixOfDrop]
+    """The newest drops, oldest first."""
+    quarantined: int
+
+
+class Datasets(Answer):
+    """All data sets, as they were counted last."""
+
+    state: Literal["current", "counting"]
+    """counting: newer commits are being counted; what is here is what was counted before them."""
+    counted_at: datetime | None
+    seconds: float | None
+    """How long counting took."""
+    versions: dict[str, int]
+    """The table versions that were counted."""
+    datasets: list[Dataset]
+
+
+class RunLengths(Answer):
+    """A mask as run lengths down the columns, beginning with background, on a grid over the whole image."""
+
+    width: int
+    height: int
+    counts: list[int]
+
+
+class Shape(Answer):
+    """The outline of an object, in pixels of the image: polygons or runs."""
+
+    polygons: list[list[float]] | None = None
+    runs: RunLengths | None = None
+
+
+class Box(Answer):
+    """One object of an image: corners in pixels of the image as it is shown."""
+
+    category: str | None
+    xmin: float | None
+    ymin: float | None
+    xmax: float | None
+    ymax: float | None
+    source: str
+    instance: int
+    ignore: bool
+    iscrowd: bool
+    corrected: bool
+    score: float | None
+    changes: str | None
+    """JSON: the corners as delivered, where they were changed."""
+    shape: Shape | None
+    """As delivered; null where there is none, or shapes were not asked for."""
+    mask: Shape | None
+    """The pseudo mask, likewise."""
+
+
+class Finding(Answer):
+    """A rule that was broken."""
+
+    rule: str
+    severity: str
+    source: str | None
+    instance: int | None
+    line: int | None
+    category: str | None
+    observed: str | None
+    correction: str | None
+
+
+class Sample(Answer):
+    """An image and what is said of it."""
+
+    dataset: str
+    sample: str
+    stem: str
+    key: str
+    version: str
+    width: int
+    height: int
+    size_bytes: int | None
+    format: str | None
+    split: str | None
+    labelled: bool
+    batch: int | None
+    boxes: list[Box]
+    more_boxes: int
+    """Boxes that are left out here, because there are very many."""
+    findings: list[Finding]
+
+
+class Samples(Answer):
+    """A page of the gallery, in the order of (dataset, stem, sample)."""
+
+    samples: list[Sample]
+    next: str | None
+    """The cursor of what follows; null at the end."""
+    looked_through: float
+    """Share of the files that there were to look at, 0 to 1. A page may be short where a rare thing is looked
+    for, and goes on with ``next``."""
+
+
+class Quarantined(Answer):
+    """An object that cannot be read."""
+
+    dataset: str
+    key: str
+    version: str | None
+    error: str | None
+    batch: int | None
+    seen_at: datetime | None
+
+
+class Quarantine(Answer):
+    """Objects in quarantine, in the order of their keys."""
+
+    total: int
+    objects: list[Quarantined]
+    next: str | None
+
+
+class Accepted(Answer):
+    """Something that the service will do."""
+
+    accepted: str
+    keys: int | None
+    """How many keys were named; null for all."""
+
+
+class WhichKeys(BaseModel):
+    """Which objects of the quarantine: some, or all by saying so."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    keys: list[str] = Field(default_factory=list, max_length=10_000)
+    all: bool = False
+
+
+class Batch(Answer):
+    """One batch."""
+
+    lane: str
+    number: int
+    state: str
+    planned_at: datetime | None
+    done_at: datetime | None
+    images: int | None
+    labels: int | None
+    annotations: int | None
+    findings: int | None
+    quarantined: int | None
+    removed: int | None
+
+
+class Batches(Answer):
+    """The newest batches, newest first."""
+
+    batches: list[Batch]
+    next: str | None
+
+
+class Run(Answer):
+    """One execution of a job."""
+
+    run: str
+    pipeline: str | None
+    step: str | None
+    dataset: str | None
+    state: str
+    labelled_images: int | None
+    error: str | None
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    snapshot: dict[str, Any]
+    """Table to the version that it read."""
+    parameters: dict[str, Any]
+    metrics: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+class Runs(Answer):
+    """All runs, newest first."""
+
+    runs: list[Run]
+
+
+class Curves(Answer):
+    """What a training measured, epoch by epoch."""
+
+    run: str
+    epochs: list[float]
+    curves: dict[str, list[float | None]]
+    """Measure to a value for each epoch; null where it was not measured."""
+
+
+class Model(Answer):
+    """A file that a run made, and what it was made from."""
+
+    model: str
+    run: str
+    dataset: str | None
+    architecture: str | None
+    categories: list[str]
+    kind: str
+    uri: str
+    size_bytes: int | None
+    sha256: str | None
+    metrics: dict[str, Any]
+    snapshot: dict[str, Any]
+    made_at: datetime | None
+    labelled_images: int | None
+    """That its run could learn from."""
+    run_state: str | None
+
+
+class Models(Answer):
+    """All models, newest first."""
+
+    models: list[Model]
+
+
+class Query(BaseModel):
+    """One SELECT over the lake."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    query: str = Field(min_length=1, max_length=20_000)
+    max_rows: int = Field(default=1_000, ge=1, le=10_000)
+    """More rows are cut off."""
+
+
+class Column(Answer):
+    """A column of an answer."""
+
+    name: str
+    type: str
+
+
+class Found(Answer):
+    """The answer of a query."""
+
+    columns: list[Column]
+    rows: list[list[Any]]
+    """Whole numbers beyond 2^53 are texts, NaN and infinite numbers null."""
+    more: bool
+    """Whether there were more rows than asked for."""
+    seconds: float
+
+
+class TableDoc(Answer):
+    """A table or view that can be asked."""
+
+    name: str
+    about: str
+    columns: list[Column]
+
+
+class Tables(Answer):
+    """All of them."""
+
+    tables: list[TableDoc]
