@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import lru_cache
 from typing import Literal
 
 from transforms.delivery import stem_of, without_extension
@@ -18,6 +18,11 @@ _INNER_FOLDER = re.compile(
     r"|(image|label)_\d+|train(ing|val)?\d*|val(id|idation)?\d*|test(ing)?\d*)",
     re.IGNORECASE,
 )
+
+
+@lru_cache(maxsize=1_000)
+def _is_inner(folder: str) -> bool:
+    return _INNER_FOLDER.fullmatch(folder) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +58,17 @@ class DatasetRule:
         """The data set of a key, and the part of the key that leads to it."""
         if self.name is not None:
             return self.name, ""
-        fitting = [
-            (len(prefix), name, prefix) for name, prefix in self.prefixes.items() if key.startswith(prefix)
-        ]
-        if fitting:
-            _, name, prefix = max(fitting)
-            return name, prefix
+        if self.prefixes:
+            fitting = [
+                (len(prefix), name, prefix)
+                for name, prefix in self.prefixes.items()
+                if key.startswith(prefix)
+            ]
+            if fitting:
+                _, name, prefix = max(fitting)
+                return name, prefix
         first, slash, _ = key.partition("/")
-        if not slash or _INNER_FOLDER.fullmatch(first):
+        if not slash or _is_inner(first):
             return self.bucket, ""
         return first, first + "/"
 
@@ -78,12 +86,14 @@ def work_order(event: Event) -> tuple[str, int, str, str]:
 
     The order changes no result, only how often a sample is derived again.
     """
-    path = PurePosixPath(event.key)
-    name, suffix = path.name.lower(), path.suffix.lower()
+    *folders, last = event.key.split("/")
+    name = last.lower()
+    dot = name.rfind(".")
+    suffix = name[dot:] if 0 < dot < len(name) - 1 else ""
     first = (
         suffix in {".yaml", ".yml", ".names", ".data"}
         or name in {"classes.txt", "train.txt", "val.txt", "test.txt", "trainval.txt", "valid.txt"}
-        or "ImageSets" in path.parts
+        or "ImageSets" in folders
     )
     rank = 0 if first else 2 if suffix in {".json", ".jsonl"} else 1
     return event.dataset, rank, stem_of(without_extension(event.key)), event.key

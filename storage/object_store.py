@@ -245,6 +245,7 @@ class ObjectStore:
 
     def _list_directory(self, prefix: str) -> Iterator[ObjectInfo]:
         root = str(self.root)
+        below = len(root.rstrip(os.sep)) + 1
         folders = [str(self.root / prefix) if prefix else root]
         while folders:
             try:
@@ -262,7 +263,7 @@ class ObjectStore:
                         folders.append(entry.path)
                     elif entry.is_file():
                         stat = entry.stat()
-                        key = os.path.relpath(entry.path, root).replace(os.sep, "/")
+                        key = entry.path[below:].replace(os.sep, "/")
                         yield ObjectInfo(key, _file_version(stat), stat.st_size)
 
     def _list_remote(self, prefix: str) -> Iterator[ObjectInfo]:

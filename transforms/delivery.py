@@ -49,6 +49,11 @@ def table(rows: Iterable[Mapping[str, Any]] | Mapping[str, Any], schema: pa.Sche
 
 def without_extension(path: str) -> str:
     """``a/b.c.jpg`` gives ``a/b.c``: only the last suffix goes, the folders stay."""
+    # A path object costs more than a small file, and every object comes here several times.
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    if 0 < dot < len(name) - 1 and "//" not in path and "/." not in path and path[0] != ".":
+        return path[: dot - len(name)]
     pure = PurePosixPath(path)
     return str(pure.with_suffix("")) if pure.suffix else str(pure)
 
