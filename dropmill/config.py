@@ -292,6 +292,7 @@ class Config(_Strict):
             label_order=self.quality.label_order,
             mappings={name: read_mapping(file) for name, file in self.quality.mappings.items()},
             rules=self.quality.rules.selection(),
+            "http": config.http.model_copy(update={"cache": absolute_path(config.http.cache)}),
         )
 
     def thresholds(self) -> Thresholds:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import uvicorn
@@ -18,6 +16,8 @@ from fastapi.responses import JSONResponse
 
 from dropmill.commands import Command, Commands
 from dropmill.metrics import Health, Metrics
+from dropmill.page.app import Page, add_page
+from dropmill.page.security import PageGuard, is_loopback
 from ingest.sources.webhook import NotProvenError, Webhook
 from storage.errors import ConfigError, StoreError, UnreadableError
 
@@ -35,9 +35,17 @@ def make_app(
     webhook: Webhook | None = None,
     token: str | None = None,
     max_body_bytes: int = 1_000_000,
+    page: Page | None = None,
+    host: str = "127.0.0.1",
+    hosts: Collection[str] = (),
 ) -> FastAPI:
-    """The routes. What changes state wants ``Authorization: Bearer TOKEN``, the webhook its own secret."""
-    app = FastAPI(title="dropmill", docs_url=None, redoc_url=None, openapi_url=None)
+    """The routes. What changes state wants ``Authorization: Bearer TOKEN``, the webhook its own secret.
+
+    The ``page``, at a loopback ``host``, answers only to that and to ``hosts``.
+    """
+    app = FastAPI(
+        title="dropmill", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json" if page else None
+    )
 
     @app.middleware("http")
     async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -46,20 +54,24 @@ def make_app(
             return _refusal(413, f"at most {max_body_bytes} bytes")
         return await call_next(request)
 
-    @app.get("/healthz")
+    if page is not None:
+        add_page(app, page)
+        app.add_middleware(PageGuard, loopback=is_loopback(host), hosts=hosts)
+
+    @app.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:
         return JSONResponse(health.as_json())
 
-    @app.get("/readyz")
+    @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
         found = health.as_json()
         return JSONResponse(found, 200 if found["state"] == "serving" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", include_in_schema=False)
     async def metrics_text() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.post("/events")
+    @app.post("/events", include_in_schema=False)
     async def events(request: Request) -> JSONResponse:
         if webhook is None:
             return _refusal(404, "no webhook is configured (sources.webhook)")
@@ -93,15 +105,15 @@ def make_app(
             return _refusal(503, "too many commands wait", retry=True)
         return JSONResponse({"accepted": action, "keys": len(command.keys) or "all"}, 202)
 
-    @app.post("/reconcile")
+    @app.post("/reconcile", include_in_schema=False)
     async def reconcile(request: Request) -> JSONResponse:
         return await ask(request, "list")
 
-    @app.post("/quarantine/retry")
+    @app.post("/quarantine/retry", include_in_schema=False)
     async def retry(request: Request) -> JSONResponse:
         return await ask(request, "retry")
 
-    @app.post("/quarantine/drop")
+    @app.post("/quarantine/drop", include_in_schema=False)
     async def drop(request: Request) -> JSONResponse:
         return await ask(request, "drop")
 
@@ -148,10 +160,7 @@ class HttpSide:
 
 def check_binding(host: str, token: str | None) -> None:
     """Raise ConfigError where everybody could reach the service and nobody would have to show a token."""
-    loopback = host == "localhost"
-    with suppress(ValueError):
-        loopback = loopback or ipaddress.ip_address(host).is_loopback
-    if not loopback and token is None:
+    if not is_loopback(host) and token is None:
         raise ConfigError(
             f"http: {host} is open to others; set the token's environment variable, or bind 127.0.0.1"
         )

@@ -15,6 +15,7 @@ from dropmill.config import Config
 from dropmill.http_api import HttpSide, check_binding, make_app
 from dropmill.maintenance import maintain
 from dropmill.metrics import Health, Metrics
+from dropmill.page.app import Page, make_page
 from dropmill.sources import Sources, open_sources
 from ingest.batch import Batch, Committer, Counts
 from ingest.jobs import Jobs
@@ -134,8 +135,27 @@ class Service:
             webhook=self._sources.webhook,
             token=token,
             max_body_bytes=http.max_body_bytes,
+            page=self._page(token) if http.page else None,
+            host=http.host,
+            hosts=http.hosts,
         )
         return HttpSide(app, host=http.host, port=http.port)
+
+    def _page(self, token: str | None) -> Page:
+        config = self._config
+        return make_page(
+            config.lake,
+            config.lake_access.options(),
+            bucket=self._store.url,
+            bucket_options=config.bucket_access.options(),
+            cache=config.http.cache,
+            cache_bytes=config.http.cache_mb * 1_000_000,
+            thresholds=config.thresholds(),
+            limits=config.quality.rules.selection().limits,
+            health=self.health.as_json,
+            commands=self._commands,
+            token=token,
+        )
 
     def _stand_by(self, stop: threading.Event) -> bool:
         """Wait until the lane is ours; False where the service is to stop before that."""

@@ -80,7 +80,7 @@ class SourcesConfig(_Strict):
 
 
 class HttpConfig(_Strict):
-    """The service's HTTP side: health, metrics, webhook."""
+    """The service's HTTP side: health, metrics, webhook, page."""
 
     host: str = "127.0.0.1"
     """The address that is listened at; another than loopback wants a token."""
@@ -90,6 +90,14 @@ class HttpConfig(_Strict):
     """The environment variable with the token for what changes state; without one, that is refused."""
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, le=100_000_000)
     """Larger requests are refused unread."""
+    page: bool = True
+    """Whether the page is served; whoever reaches the address may read the lake with it, and ask with SQL."""
+    hosts: tuple[str, ...] = ()
+    """Further names (a proxy's) that the page answers to on loopback."""
+    cache: Path | None = None
+    """Folder for the page's pictures and counts; none is ``~/.cache/dropmill``."""
+    cache_mb: int = Field(default=500, ge=1)
+    """Most that the page's pictures take on the disk."""
 
 
 def secret_of(variable: str, use: str) -> str:

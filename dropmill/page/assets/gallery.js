@@ -92,7 +92,7 @@ function card(sample, shown, eager) {
   const counts = countsOf(sample).map(([name, boxes]) => `${boxes} ${name}`).join(", ");
   return el("li", {}, el("a", { href: place("sample", { dataset: sample.dataset, sample: sample.sample }) },
     el("div", { class: "frame" }, picture(sample, { shown, eager })),
-    el("div", { class: "about" }, el("span", { class: "name", title: sample.sample }, sample.sample),
+    el("div", { class: "about" }, el("span", { class: "name", title: sample.sample }, sample.stem),
       el("span", { class: "dim" }, counts || (sample.labelled ? "no objects" : "not labelled"),
         sample.findings.length ? ` · ${sample.findings.length} finding${sample.findings.length > 1 ? "s" : ""}` : ""))));
 }
