@@ -42,7 +42,7 @@ def reconcile(
     rule: DatasetRule,
     *,
     prefix: str = "",
-    batch_objects: int = 2_000,
+    batch_objects: int = 5_000,
     on_plan: Callable[[int], None] = lambda _events: None,
     on_batch: Callable[[Batch, Counts, int], None] = lambda _batch, _counts, _left: None,
     stopping: Callable[[], bool] = lambda: False,
