@@ -52,16 +52,20 @@ def augment_lake(
     *,
     snapshot: Snapshot | None = None,
     split: str | None = None,
+    only: frozenset[str] | None = None,
+    run: str | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> AugmentedSet:
     """Augment a data set, as it is at ``snapshot``, into ``artifacts/shards/<run>`` of the lake.
 
     The run's name follows from the data set, the versions of its tables and the spec: the same again finds
     its shards and writes only what is missing. Rows go to ``shards`` and ``runs`` when all shards are there.
-    ``split`` takes only the images of one split. Raises ConfigError where there is no labelled image.
+    ``split`` takes only the images of one split, ``only`` those of these ids. ``run`` is a row of ``runs``
+    that its caller writes. Raises ConfigError where there is no labelled image.
     """
     versions = {name: (snapshot or lake.snapshot())[name] for name in TABLES}
     images, sizes = read_labelled(lake, dataset, versions, split)
+    images = tuple(image for image in images if only is None or image.sample in only)
     if not images:
         of = f" of split {split!r}" if split else ""
         raise ConfigError(f"{lake.url}: data set {dataset!r} has no labelled image{of} to augment")
@@ -70,9 +74,11 @@ def augment_lake(
         mode="json", exclude={"results_dir", "workers", "actors"}, exclude_defaults=True
     )
     said = json.dumps({"parameters": parameters, "split": split}, sort_keys=True)
-    run = f"{dataset}-augment-{hashlib.sha256(f'{versions}{said}'.encode()).hexdigest()[:12]}"
+    mine = run is None
+    run = run or f"{dataset}-augment-{hashlib.sha256(f'{versions}{said}'.encode()).hexdigest()[:12]}"
     started = datetime.now(UTC)
-    _put_run(lake, run, dataset, versions, said, state="submitted", started=started, images=len(images))
+    if mine:
+        _put_run(lake, run, dataset, versions, said, state="submitted", started=started, images=len(images))
     work = work_of(spec, None, images, repeat_factors_of(images))
     every = len(work.plans)
     actors = actors_of(spec)
@@ -114,23 +120,25 @@ def augment_lake(
     ]
     lake.put("shards", pa.Table.from_pylist(rows, schema=schemas.SHARDS), keys=["uri"])
     after = count_objects(work.placed)
+    samples = sum(shard.samples for shard in report.index.shards)
     metrics = {
-        "samples": sum(shard.samples for shard in report.index.shards),
+        "samples": samples,
         "shards": len(rows),
         "failed": len(report.failed),
         "imbalance_before": imbalance(work.before),
         "imbalance_after": imbalance(after),
     }
-    _put_run(
-        lake, run, dataset, versions, said, state="succeeded", started=started, images=len(images),
-        metrics=metrics, outputs={"shards": store.url}, failed=report.failed,
-    )  # fmt: skip
+    if mine:
+        _put_run(
+            lake, run, dataset, versions, said, state="succeeded", started=started, images=len(images),
+            metrics=metrics, outputs={"shards": store.url}, failed=report.failed,
+        )  # fmt: skip
     return AugmentedSet(
         run=run,
         uri=store.url,
         shards=len(rows),
         written=report.written,
-        samples=int(metrics["samples"]),
+        samples=samples,
         failed=report.failed,
         before=work.before,
         after=after,
@@ -142,7 +150,8 @@ def read_labelled(
 ) -> tuple[tuple[LabelledImage, ...], dict[str, int]]:
     """The labelled images of a data set with their objects and masks, and their bytes by sample.
 
-    A mask that the label has stands before one that a model has made; of those the best scored counts.
+    A mask that the label has stands before one that a model has made of the same box; of those the best
+    scored counts.
     """
     images = lake.sql(
         """SELECT sample, key, uri, version, size_bytes, width, height, split FROM images
@@ -151,11 +160,12 @@ def read_labelled(
         versions={"images": versions["images"]},
     ).to_pylist()
     boxes = lake.sql(
-        """WITH best AS (SELECT source, instance, arg_max(rle, coalesce(score, 0)) AS rle FROM masks
-                         WHERE dataset = $1 GROUP BY source, instance)
+        """WITH best AS (SELECT source, instance, xmin, ymin, xmax, ymax,
+                                arg_max(rle, coalesce(score, 0)) AS rle
+                         FROM masks WHERE dataset = $1 GROUP BY ALL)
            SELECT sample, category, ignore OR iscrowd AS ignore, xmin, ymin, xmax, ymax,
                   coalesce(nullif(segmentation, '[]'), rle) AS segmentation
-           FROM annotations LEFT JOIN best USING (source, instance)
+           FROM annotations LEFT JOIN best USING (source, instance, xmin, ymin, xmax, ymax)
            WHERE dataset = $1 AND isfinite(xmin) AND isfinite(ymin) AND xmax > xmin AND ymax > ymin
            ORDER BY sample, source, instance""",
         parameters=[dataset],

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from dropmill.masks_config import MasksConfig
+from dropmill.pipelines.config import PipelineConfig
+from dropmill.pipelines.steps_config import TrainConfig
 from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
 from ingest.derive import Settings
 from ingest.events import DatasetRule
 from ingest.parse import Limits
 from ingest.set_findings import TableSuite
-from ingest.triggers import Trigger
-from quality.gate import Thresholds, Verdict
+from ingest.triggers import Pipeline
+from quality.gate import Thresholds
 from quality.limits import Limits as RuleLimits
 from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from storage.object_store import ObjectStore
 from transforms.conversion.mapping import read_mapping
 
-_Part = TypeVar("_Part", bound=BaseModel)
+__all__ = ["Config", "TrainConfig", "check_apart", "load_config"]
 
 
 class _Strict(BaseModel):
@@ -60,6 +60,8 @@ class RayConfig(_Strict):
     """Memory that such a task asks for; none asks for none."""
     tasks_in_flight: int | None = Field(default=None, ge=1)
     """Tasks that are under way at once; none makes it two for each CPU."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """What the jobs of pipelines get along, as Ray knows it: env_vars, working_dir, py_modules, pip, …"""
 
 
 class GateConfig(_Strict):
@@ -162,76 +164,6 @@ class QualityConfig(_Strict):
     gate: GateConfig = GateConfig()
 
 
-class WhenConfig(_Strict):
-    """What has to be true before a pipeline runs."""
-
-    gate: Literal["pass", "warn"] = "warn"
-    """The worst verdict of the gate that is still good enough."""
-    new_labelled_images: int = Field(default=100, ge=1)
-    """Labelled images that the last run had not."""
-    settle_s: float = Field(default=10.0, ge=0)
-    """Nothing has arrived for so long."""
-
-
-class TrainConfig(_Strict):
-    """A training run; everything beside ``model`` may be left out."""
-
-    model: Literal["detectnet_v2"] = "detectnet_v2"
-    spec: Path | None = None
-    """A spec file of that model; none makes one from the data."""
-    epochs: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
-    input_width: int | None = Field(default=None, ge=32)
-    input_height: int | None = Field(default=None, ge=32)
-    pretrained: Path | None = None
-    """A checkpoint on this machine whose backbone is taken."""
-    workers: int = Field(default=1, ge=1)
-    """Ray Train workers, each with a GPU where there are GPUs."""
-    seed: int = 42
-    max_learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate after the soft start."""
-    validation_period: int | None = Field(default=None, ge=1)
-    """Epochs from one evaluation to the next."""
-    foreground_weight: float | None = Field(default=None, gt=0, lt=1)
-    """Weight of covered cells in the coverage cost; more than the default of 0.05 suits short trainings."""
-
-    def schedule(self) -> dict[str, Any]:
-        """What is set of the schedule, under the names of the function that makes a spec."""
-        names = ("max_learning_rate", "validation_period", "foreground_weight")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-class PipelineConfig(_Strict):
-    """What a change in the lake sets going."""
-
-    name: str = Field(min_length=1, max_length=60)
-    dataset: str | None = None
-    """None: every data set of the lake, each for itself."""
-    when: WhenConfig = WhenConfig()
-    masks: MasksConfig | None = None
-    """Masks for all boxes. A pipeline with masks trains as well only where it says so."""
-    train: TrainConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _train_unless_it_makes_masks(cls, said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        if "masks" in said:
-            return {**said, "masks": {} if said["masks"] is None else said["masks"]}
-        return {"train": {}, **said}
-
-    def steps(self) -> dict[str, dict[str, Any]]:
-        """The subcommands of ``dropmill`` that it starts, each with its parameters."""
-        steps = {}
-        if self.masks is not None:
-            steps["dataset masks"] = self.masks.model_dump(mode="json", exclude_none=True)
-        if self.train is not None:
-            said = self.train.model_dump(mode="json", exclude_none=True)
-            steps[f"model {self.train.model} train"] = said
-        return steps
-
-
 class Config(_Strict):
     """The whole of ``dropmill.yaml``."""
 
@@ -292,7 +224,6 @@ class Config(_Strict):
             label_order=self.quality.label_order,
             mappings={name: read_mapping(file) for name, file in self.quality.mappings.items()},
             rules=self.quality.rules.selection(),
-            "http": config.http.model_copy(update={"cache": absolute_path(config.http.cache)}),
         )
 
     def thresholds(self) -> Thresholds:
@@ -303,21 +234,9 @@ class Config(_Strict):
         """The suites of expectations."""
         return [TableSuite(source=str(one.suite), table=one.table) for one in self.quality.expectations]
 
-    def triggers(self) -> list[Trigger]:
+    def triggers(self) -> list[Pipeline]:
         """The pipelines, as triggers know them."""
-        return [
-            Trigger(
-                pipeline=pipeline.name,
-                step=step,
-                gate=Verdict(pipeline.when.gate),
-                new_labelled_images=pipeline.when.new_labelled_images,
-                dataset=pipeline.dataset,
-                settle_s=pipeline.when.settle_s,
-                parameters=parameters,
-            )
-            for pipeline in self.pipelines
-            for step, parameters in pipeline.steps().items()
-        ]
+        return [pipeline.pipeline() for pipeline in self.pipelines]
 
 
 def load_config(path: Path) -> Config:
@@ -361,15 +280,7 @@ def _from_folder(config: Config, folder: Path) -> Config:
         return None if where is None else (folder / where.expanduser()).resolve()
 
     webhook = config.sources.webhook
-    pipelines = tuple(
-        pipeline.model_copy(
-            update={
-                "train": _with_paths(pipeline.train, ("spec", "pretrained"), absolute_path),
-                "masks": _with_paths(pipeline.masks, ("checkpoint", "encoder", "decoder"), absolute_path),
-            }
-        )
-        for pipeline in config.pipelines
-    )
+    pipelines = tuple(pipeline.with_paths(absolute_path) for pipeline in config.pipelines)
     expectations = tuple(
         one.model_copy(update={"suite": absolute_path(one.suite)}) for one in config.quality.expectations
     )
@@ -381,6 +292,7 @@ def _from_folder(config: Config, folder: Path) -> Config:
             "bucket": absolute(config.bucket),
             "lake": absolute(config.lake),
             "pipelines": pipelines,
+            "http": config.http.model_copy(update={"cache": absolute_path(config.http.cache)}),
             "sources": config.sources.model_copy(
                 update={
                     "webhook": webhook and webhook.model_copy(update={"spool": absolute_path(webhook.spool)})
@@ -388,13 +300,6 @@ def _from_folder(config: Config, folder: Path) -> Config:
             ),
         }
     )
-
-
-def _with_paths(
-    part: _Part | None, names: tuple[str, ...], absolute: Callable[[Path | None], Path | None]
-) -> _Part | None:
-    """A part of the configuration with its paths made absolute."""
-    return part and part.model_copy(update={name: absolute(getattr(part, name)) for name in names})
 
 
 def _readable(path: Path, tree: yaml.Node | None, error: ValidationError) -> ConfigError:

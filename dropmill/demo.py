@@ -23,6 +23,7 @@ import yaml
 
 from dropmill.follow import epoch_text, last_epoch
 from ingest.events import DatasetRule
+from ingest.progress import OPEN
 from ingest.triggers import GATE_REFUSES
 from storage.errors import ConfigError, JobError, LakeError
 from storage.lake import Lake
@@ -46,7 +47,8 @@ class Demo:
     out: Path
     source: Path
     dataset: str
-    train: dict[str, Any]
+    steps: list[dict[str, Any]]
+    """Of the pipeline, as ``dropmill.yaml`` has them."""
     stages: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -87,7 +89,7 @@ def make_room(out: Path) -> None:
 
 
 def run_demo(demo: Demo, tell: Tell) -> Lake:
-    """Drop, wait, train, compile; returns the lake. Raises JobError where the run fails."""
+    """Drop, wait until the pipeline is through; returns the lake. Raises JobError where a run fails."""
     first, second = halves(demo.source)
     images = sum(_is_image_file(demo.source / name) for name in [*first, *second])
     demo.bucket.mkdir(exist_ok=True)
@@ -103,14 +105,14 @@ def run_demo(demo: Demo, tell: Tell) -> Lake:
             tell(f"dropping {len(second)} files, labels before their images")
             _drop(demo, second)
             _wait_for(demo, service, _ingested(demo, len(first) + len(second)), _INGEST_LIMIT_S, tell)
-        tell("all is in the tables; waiting for the rule to start a training run")
-        with demo.stage("trigger, train, evaluate, export, compile"):
-            _wait_for(demo, service, _run_over(demo), _TRAIN_LIMIT_S, tell, poll_s=_RUN_POLL_S)
+        tell("all is in the tables; waiting for the rule to start the pipeline")
+        with demo.stage("the pipeline, step by step"):
+            _wait_for(demo, service, _runs_over(demo), _TRAIN_LIMIT_S, tell, poll_s=_RUN_POLL_S)
     finally:
         status = _stop(service)
     tell(f"the service was told to stop and ended with status {status}")
     lake = Lake.open(demo.lake_folder)
-    failed = lake.sql("SELECT run, error FROM runs WHERE state <> 'succeeded'").to_pylist()
+    failed = lake.sql("SELECT run, error FROM runs WHERE state <> 'succeeded' ORDER BY position").to_pylist()
     if failed or status != 0:
         raise JobError(
             f"run {failed[0]['run']} failed: {failed[0]['error']}" if failed else f"status {status}"
@@ -154,8 +156,8 @@ def _write_config(demo: Demo, images: int) -> None:
                 "name": "detector",
                 "dataset": demo.dataset,
                 # Too many for the first half to set it off.
-                "when": {"gate": "warn", "new_labelled_images": max(1, int(0.7 * images)), "settle_s": 2.0},
-                "train": demo.train,
+                "when": {"gate": "warn", "new_images": max(1, int(0.7 * images)), "settle_s": 2.0},
+                "steps": demo.steps,
             }
         ],
     }
@@ -240,18 +242,19 @@ def _ingested(demo: Demo, files: int) -> Callable[[], tuple[bool, str]]:
     return look
 
 
-def _run_over(demo: Demo) -> Callable[[], tuple[bool, str]]:
+def _runs_over(demo: Demo) -> Callable[[], tuple[bool, str]]:
     lake = Lake.open(demo.lake_folder)
 
     def look() -> tuple[bool, str]:
-        runs = lake.sql("SELECT run, state FROM runs").to_pylist()
+        runs = lake.sql("SELECT run, state FROM runs ORDER BY position").to_pylist()
         if not runs:
             refusals = [line["reasons"] for line in _log(demo.log) if line.get("event") == GATE_REFUSES]
             if refusals:
                 raise JobError(f"the gate refuses to train on this set: {'; '.join(refusals[-1])}")
             return False, ""
-        run = runs[0]
-        return run["state"] != "submitted", f"{run['run']}: {_progress(demo, run['run']) or run['state']}"
+        waiting = [run for run in runs if run["state"] in OPEN]
+        run = waiting[0] if waiting else runs[-1]
+        return not waiting, f"{run['run']}: {_progress(demo, run['run']) or run['state']}"
 
     return look
 

@@ -21,7 +21,7 @@ from dropmill.masks_config import MasksConfig
 from dropmill.masks_work import DONE, IMAGES, RULES, LabelImages
 from storage import schemas
 from storage.errors import CommitConflictError
-from storage.lake import Lake, LaneCommit
+from storage.lake import Lake, LaneCommit, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -88,24 +88,27 @@ def mask_lake(
     *,
     run: str | None = None,
     use_gpu: bool = False,
+    versions: Snapshot | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Masked:
     """Give every box of a data set a mask of this model's version; Ray is connected already.
 
     Regions to be ignored get none; crowds, boxes without area in their image, and images that are gone or
-    unreadable become findings. ``progress`` is told images done and all. Raises ConfigError or TrainingError
+    unreadable become findings. ``versions`` of ``annotations`` and ``images`` say which boxes; without them
+    the newest. ``progress`` is told images done and all. Raises ConfigError or TrainingError
     for a model that cannot be loaded.
     """
     labeler = config.labeler(use_gpu=use_gpu)
     model, version = labeler.name, labeler.version
     del labeler
-    pending = _pending(lake, dataset, model, version)
+    pinned = {name: versions[name] for name in ("annotations", "images")} if versions else None
+    pending = _pending(lake, dataset, model, version, pinned)
     masks = without = done = 0
     for first in range(0, len(pending), _IMAGES_A_SLICE):
         samples = pending[first : first + _IMAGES_A_SLICE]
-        images = _wanted(lake, dataset, model, version, samples)
+        images = _wanted(lake, dataset, model, version, samples, pinned)
         for names, rows in _labelled(images, samples, config, use_gpu=use_gpu):
-            kept = _commit(lake, dataset, model, version, names, rows, run)
+            kept = _commit(lake, dataset, model, version, names, rows, run, pinned)
             made = rows.num_rows - rows["rle"].null_count
             masks, without, done = masks + made, without + rows.num_rows - made, done + len(names)
             log.info(
@@ -117,15 +120,17 @@ def mask_lake(
     return Masked(images=done, masks=masks, without_mask=without, model=model, model_version=version)
 
 
-def _pending(lake: Lake, dataset: str, model: str, version: str) -> list[str]:
+def _pending(lake: Lake, dataset: str, model: str, version: str, pinned: Snapshot | None) -> list[str]:
     """The samples that have something to do, in the order of their names."""
-    found = lake.sql(_PENDING, parameters=[dataset, model, version]).arrow()
+    found = lake.sql(_PENDING, parameters=[dataset, model, version], versions=pinned).arrow()
     return [str(name) for name in found["sample"].to_pylist() if name is not None]
 
 
-def _wanted(lake: Lake, dataset: str, model: str, version: str, samples: list[str]) -> pa.Table:
+def _wanted(
+    lake: Lake, dataset: str, model: str, version: str, samples: list[str], pinned: Snapshot | None
+) -> pa.Table:
     """One row for each image of ``samples`` that has boxes without a mask."""
-    boxes = lake.sql(_WANTED, parameters=[dataset, model, version, samples]).polars()
+    boxes = lake.sql(_WANTED, parameters=[dataset, model, version, samples], versions=pinned).polars()
     grouped = boxes.group_by("sample", "uri", "version", maintain_order=True).agg(
         pl.col("source").alias("sources"),
         pl.col("instance").alias("instances"),
@@ -187,7 +192,14 @@ def _stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator
 
 
 def _commit(
-    lake: Lake, dataset: str, model: str, version: str, names: list[str], rows: pa.Table, run: str | None
+    lake: Lake,
+    dataset: str,
+    model: str,
+    version: str,
+    names: list[str],
+    rows: pa.Table,
+    run: str | None,
+    pinned: Snapshot | None,
 ) -> int:
     """Put the masks and findings of ``names`` into the lake; masks that are still right stay. Returns those.
 
@@ -195,10 +207,11 @@ def _commit(
     """
     samples = {dataset: names}
     for attempt in range(_COMMIT_TRIES):
-        kept = lake.sql(_KEPT, parameters=[dataset, model, version, names]).arrow()
+        kept = lake.sql(_KEPT, parameters=[dataset, model, version, names], versions=pinned).arrow()
         kept = kept.select(schemas.MASKS.names).cast(schemas.MASKS)
         number = 1 + max(lake.table(name).transaction_version(_LANE) or 0 for name in ("findings", "masks"))
         commit = LaneCommit(lake, _LANE, number)
+        commit.look("findings", "masks")
         try:
             commit.replace(
                 "findings", _findings(dataset, rows), ("stem", {dataset: [_STEM]}), ("sample", samples)

@@ -1,29 +1,30 @@
 """Triggers: what a change in the lake sets going, exactly once.
 
-A run is written to ``runs`` before its job is submitted, under a name that follows from the runs before it.
-After a crash between the two, the same name is submitted again, and the cluster takes each name once.
+An execution is written to ``runs`` as a whole before its first job is submitted, under names that follow from
+what it reads and does. After a crash between the two, the same names are submitted again, and the cluster
+takes each once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
+from ingest.dueness import When, why_due
 from ingest.gates import judge_dataset
-from ingest.jobs import Jobs, JobState
-from quality.gate import Thresholds, Verdict
+from ingest.jobs import TakesJobs
+from ingest.plans import Row, Step, plan_execution
+from ingest.progress import OPEN, advance, job_of
+from quality.gate import Thresholds
 from quality.limits import Limits
 from storage import schemas
-from storage.errors import LakeError
+from storage.errors import JobError
 from storage.lake import Lake
 
 log = logging.getLogger(__name__)
@@ -33,162 +34,204 @@ GATE_REFUSES = "gate refuses a run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trigger:
-    """When a step runs: the gate is at least ``gate``, and that many labelled images are new."""
+class Pipeline:
+    """Steps, one after the other, and when they begin."""
 
-    pipeline: str
-    step: str
-    """The subcommand of ``dropmill`` that does it, such as ``model detectnet_v2 train``."""
-    gate: Verdict = Verdict.WARN
-    new_labelled_images: int = 1
+    name: str
+    steps: tuple[Step, ...]
+    when: When = field(default_factory=When)
     dataset: str | None = None
     """None: every data set of the lake, each for itself."""
-    settle_s: float = 0.0
-    """Nothing has been committed for so long."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    """What the step is told; goes into ``runs`` as it is."""
 
 
 class Triggers:
-    """Decides which runs are due, starts their jobs, and takes note of jobs that died."""
+    """Decides which executions are due, submits the jobs of their steps, and takes note of how these end."""
 
     def __init__(
         self,
         lake: Lake,
-        jobs: Jobs,
-        triggers: Sequence[Trigger],
+        jobs: TakesJobs,
+        pipelines: Sequence[Pipeline],
         *,
         thresholds: Thresholds | None = None,
         limits: Limits | None = None,
         python: str = sys.executable,
+        options: Sequence[str] = (),
     ) -> None:
         self._lake = lake
         self._jobs = jobs
-        self._triggers = triggers
+        self._pipelines = pipelines
         self._thresholds = thresholds or Thresholds()
         self._limits = limits or Limits()
-        self._python = python
+        self._command = [python, "-m", "dropmill", "step"]
+        self._options = list(options)
         self._refused: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._unchecked = set(range(len(triggers)))
+        self._unchecked = set(range(len(pipelines)))
+        self._seen_runs = -1
 
     def note_change(self) -> None:
-        """Say that the lake has changed, or that a run has ended: every trigger is to be looked at again."""
-        self._unchecked = set(range(len(self._triggers)))
+        """Say that the lake has changed, or that a run has ended: every pipeline is to be looked at again."""
+        self._unchecked = set(range(len(self._pipelines)))
 
-    def fire(self, quiet_s: float) -> list[str]:
-        """Start every run that is due, nothing having been committed for ``quiet_s``; returns their names."""
+    def fire(self, quiet_s: float, *, now: datetime | None = None) -> list[str]:
+        """Start every execution that is due, nothing having been committed for ``quiet_s``; their names."""
+        at = now or datetime.now(UTC)
         started = []
-        for index in sorted(self._unchecked):
-            trigger = self._triggers[index]
-            if quiet_s < trigger.settle_s:
+        for index, pipeline in enumerate(self._pipelines):
+            timed = pipeline.when.every_h is not None
+            if (index not in self._unchecked and not timed) or quiet_s < pipeline.when.settle_s:
                 continue
             self._unchecked.discard(index)
-            for dataset in self._datasets(trigger):
-                run = self._due(trigger, dataset)
-                if run is not None:
-                    self._lake.put("runs", pa.Table.from_pylist([run], schema=schemas.RUNS), keys=["run"])
-                    self._submit(run)
-                    started.append(str(run["run"]))
+            for dataset in datasets_of(self._lake, pipeline):
+                rows = self._due(pipeline, dataset, at)
+                if rows:
+                    write_runs(self._lake, rows)
+                    started.append(str(rows[0]["execution"]))
+        if started:
+            self.look_after(now=at)
         return started
 
-    def look_after(self) -> int:
-        """Submit again what is not on the cluster, mark what died; returns how many runs are not over yet."""
-        active = 0
-        for row in self._lake.sql("SELECT * FROM runs WHERE state = 'submitted'").to_pylist():
-            state = self._jobs.state(row["run"])
-            if state is JobState.UNKNOWN:
-                self._submit(row)
-                active += 1
-            elif state is JobState.ACTIVE:
-                active += 1
-            elif self._still_submitted(row["run"]):
-                self._fail(row)
+    def look_after(self, *, now: datetime | None = None) -> int:
+        """Let every execution go on; returns how many runs are not over yet.
+
+        Submits what is due and what the cluster has forgotten, and marks what died.
+        """
+        version = self._lake.table("runs").version()
+        if version == self._seen_runs:
+            return 0
+        rows = self._open_executions()
+        states = {job_of(row): self._jobs.state(job_of(row)) for row in rows if row["state"] == "submitted"}
+        # A job writes its end before its process ends: rows that are read after the states know of it.
+        rows = self._open_executions() if states else rows
+        changes = advance(rows, states, now or datetime.now(UTC))
+        for change in changes:
+            if change.died:
+                why = self._jobs.why_failed(_before(rows, change.row))
+                change.row["error"] = why
+                log.error(
+                    "job died", extra={"run": change.row["run"], "why": why, "then": change.row["state"]}
+                )
+        write_runs(self._lake, [change.row for change in changes if change.row not in rows])
+        for change in changes:
+            if change.submit:
+                self._submit(change.row)
+        ended = {change.row["run"] for change in changes if change.row["state"] not in OPEN}
+        active = sum(row["state"] in OPEN and row["run"] not in ended for row in rows)
+        self._seen_runs = version if not active and not changes else -1
         return active
 
-    def _submit(self, run: dict[str, Any]) -> None:
-        command = [self._python, "-m", "dropmill", *run["step"].split()]
-        self._jobs.submit(run["run"], [*command, "--lake", self._lake.url, "--run", run["run"]])
+    def _submit(self, run: Row) -> None:
+        command = [*self._command, run["step"], "--lake", self._lake.url, "--run", run["run"], *self._options]
+        self._jobs.submit(job_of(run), command, resources=_resources(run))
 
-    def _still_submitted(self, run: str) -> bool:
-        # The job writes its end itself, before its process ends: look again before calling it dead.
-        rows = self._lake.sql("SELECT state FROM runs WHERE run = $1", parameters=[run]).to_pylist()
-        return bool(rows) and rows[0]["state"] == "submitted"
-
-    def _fail(self, row: dict[str, Any]) -> None:
-        why = self._jobs.why_failed(row["run"])
-        log.error("job died", extra={"run": row["run"], "why": why})
-        row = {**row, "state": "failed", "error": why, "ended_at": datetime.now(UTC)}
-        self._lake.put("runs", pa.Table.from_pylist([row], schema=schemas.RUNS), keys=["run"])
-
-    def _datasets(self, trigger: Trigger) -> list[str]:
-        if trigger.dataset is not None:
-            return [trigger.dataset]
-        rows = self._lake.sql("SELECT DISTINCT dataset FROM images WHERE labelled ORDER BY 1")
-        return [row["dataset"] for row in rows.to_pylist()]
-
-    def _due(self, trigger: Trigger, dataset: str) -> dict[str, Any] | None:
-        """The row of a run that has to be started now, or None."""
-        snapshot = self._lake.snapshot()
-        earlier = self._lake.sql(
-            "SELECT * FROM runs WHERE pipeline = $1 AND step = $2 AND dataset = $3 ORDER BY submitted_at",
-            parameters=[trigger.pipeline, trigger.step, dataset],
-        ).to_pylist()
-        if any(row["state"] == "submitted" for row in earlier):
-            return None
-        new = self._new_labelled(dataset, snapshot, earlier[-1] if earlier else None)
-        if new < max(trigger.new_labelled_images, 1):
-            return None
-        state = judge_dataset(self._lake, dataset, self._thresholds, limits=self._limits, versions=snapshot)
-        if not state.gate.verdict.at_least(trigger.gate):
-            self._say_refusal(trigger, dataset, state.gate.reasons)
-            return None
-        self._refused.pop((trigger.pipeline, dataset), None)
-        words = [_slug(trigger.pipeline), _slug(dataset), _slug(trigger.step.split()[-1])]
-        name = "-".join([*words, str(len(earlier) + 1)])
-        log.info("run due", extra={"run": name, "new_labelled_images": new, "gate": state.gate.verdict.value})
-        return {
-            "run": name,
-            "pipeline": trigger.pipeline,
-            "step": trigger.step,
-            "dataset": dataset,
-            "state": "submitted",
-            "snapshot": json.dumps(snapshot),
-            "parameters": json.dumps(trigger.parameters),
-            "metrics": "{}",
-            "outputs": "{}",
-            "labelled_images": state.labelled_images,
-            "submitted_at": datetime.now(UTC),
-        }
-
-    def _new_labelled(self, dataset: str, snapshot: dict[str, int], last: dict[str, Any] | None) -> int:
-        """Labelled images, or new versions of images, that the last run had not."""
-        now = self._labelled(dataset, snapshot["images"])
-        if last is None:
-            return len(now)
-        try:
-            return len(now - self._labelled(dataset, json.loads(last["snapshot"])["images"]))
-        except LakeError:
-            # That version has been vacuumed away: count instead of comparing.
-            return max(len(now) - int(last["labelled_images"] or 0), 0)
-
-    def _labelled(self, dataset: str, version: int) -> set[tuple[str, str]]:
+    def _open_executions(self) -> list[Row]:
+        """All rows of executions that are not over. Runs without an execution are others' work."""
         rows = self._lake.sql(
-            "SELECT sample, version FROM images WHERE dataset = $1 AND labelled",
-            parameters=[dataset],
-            versions={"images": version},
-        ).arrow()
-        return set(zip(rows["sample"].to_pylist(), rows["version"].to_pylist(), strict=True))
+            """SELECT * FROM runs WHERE execution IN (
+                   SELECT execution FROM runs WHERE state IN ('planned', 'submitted'))"""
+        )
+        return list(rows.to_pylist())
 
-    def _say_refusal(self, trigger: Trigger, dataset: str, reasons: tuple[str, ...]) -> None:
-        if self._refused.get((trigger.pipeline, dataset)) != reasons:
-            self._refused[trigger.pipeline, dataset] = reasons
+    def _due(self, pipeline: Pipeline, dataset: str, now: datetime) -> list[Row]:
+        """The rows of an execution that has to be started now; none where none has."""
+        when = pipeline.when
+        if when.manual:
+            return []
+        earlier = self._lake.sql(
+            """SELECT * FROM runs WHERE pipeline = $1 AND dataset = $2 AND execution IS NOT NULL
+               ORDER BY submitted_at, position""",
+            parameters=[pipeline.name, dataset],
+        ).to_pylist()
+        if any(row["state"] in OPEN for row in earlier):
+            return []
+        snapshot = self._lake.snapshot()
+        reason = why_due(self._lake, dataset, when, snapshot, earlier[-1] if earlier else None, now=now)
+        if reason is None:
+            return []
+        state = judge_dataset(self._lake, dataset, self._thresholds, limits=self._limits, versions=snapshot)
+        reason = reason or when.why_by_state(state)
+        if not reason:
+            return []
+        if not state.gate.verdict.at_least(when.gate):
+            self._say_refusal(pipeline, dataset, state.gate.reasons)
+            return []
+        self._refused.pop((pipeline.name, dataset), None)
+        rows = plan_execution(
+            pipeline.name, pipeline.steps, dataset, snapshot, labelled_images=state.labelled_images, now=now
+        )
+        if any(row["run"] == rows[0]["run"] for row in earlier):
+            return []
+        log.info(
+            "pipeline due",
+            extra={"run": rows[0]["execution"], "because": reason, "gate": state.gate.verdict.value},
+        )
+        return rows
+
+    def _say_refusal(self, pipeline: Pipeline, dataset: str, reasons: tuple[str, ...]) -> None:
+        if self._refused.get((pipeline.name, dataset)) != reasons:
+            self._refused[pipeline.name, dataset] = reasons
             log.warning(
                 GATE_REFUSES,
-                extra={"pipeline": trigger.pipeline, "dataset": dataset, "reasons": list(reasons)},
+                extra={"pipeline": pipeline.name, "dataset": dataset, "reasons": list(reasons)},
             )
 
 
-def _slug(name: str) -> str:
-    """A name that is safe in addresses; where that changes it, a digest keeps it apart from its likes."""
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "x"
-    return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+def start_by_hand(lake: Lake, pipeline: Pipeline, dataset: str, *, anew: bool = False) -> list[Row]:
+    """Plan an execution on the data as they are now, whatever ``when`` says; a service submits its jobs.
+
+    Raises JobError where the same has been done already and ``anew`` is not set.
+    """
+    now = datetime.now(UTC)
+    snapshot = lake.snapshot()
+    rows = lake.sql(
+        "SELECT count(*) AS n FROM images WHERE dataset = $1 AND labelled", parameters=[dataset]
+    ).to_pylist()
+    labelled = int(rows[0]["n"])
+    if not labelled:
+        raise JobError(f"{lake.url}: data set {dataset!r} has no labelled image; see `dropmill status`")
+    known = {row["run"] for row in lake.sql("SELECT run FROM runs").to_pylist()}
+    again = 0
+    while True:
+        planned = plan_execution(
+            pipeline.name,
+            pipeline.steps,
+            dataset,
+            snapshot,
+            labelled_images=labelled,
+            now=now,
+            again=again,
+        )
+        if planned[0]["run"] not in known:
+            break
+        if not anew:
+            raise JobError(
+                f"{planned[0]['execution']} has done this on the same data already; give --anew to do it "
+                "once more, or `dropmill jobs retry` a run of it"
+            )
+        again += 1
+    write_runs(lake, planned)
+    return planned
+
+
+def write_runs(lake: Lake, rows: Sequence[Row]) -> None:
+    """Put rows into ``runs``, in one commit."""
+    if rows:
+        lake.put("runs", pa.Table.from_pylist(list(rows), schema=schemas.RUNS), keys=["run"])
+
+
+def datasets_of(lake: Lake, pipeline: Pipeline) -> list[str]:
+    """The data sets that a pipeline is for."""
+    if pipeline.dataset is not None:
+        return [pipeline.dataset]
+    rows = lake.sql("SELECT DISTINCT dataset FROM images WHERE labelled ORDER BY 1")
+    return [row["dataset"] for row in rows.to_pylist()]
+
+
+def _before(rows: Sequence[Row], changed: Row) -> str:
+    """The job of a row before it was changed: a retry has another name."""
+    return next(job_of(row) for row in rows if row["run"] == changed["run"])
+
+
+def _resources(run: Row) -> Mapping[str, float]:
+    found: Mapping[str, float] = json.loads(run.get("policy") or "{}").get("resources", {})
+    return found

@@ -216,11 +216,11 @@ SHARDS = pa.schema(
 
 RUNS = pa.schema(
     [
-        pa.field("run", pa.string()),  # also the submission id of the job
+        pa.field("run", pa.string()),  # also the submission id of the job's first attempt
         pa.field("pipeline", pa.string()),
         pa.field("step", pa.string()),
         pa.field("dataset", pa.string()),
-        pa.field("state", pa.string()),  # submitted, succeeded, failed
+        pa.field("state", pa.string()),  # planned, submitted, succeeded, failed, stopped, skipped
         pa.field("snapshot", pa.string()),  # JSON: table -> version
         pa.field("parameters", pa.string()),  # JSON
         pa.field("metrics", pa.string()),  # JSON
@@ -229,6 +229,13 @@ RUNS = pa.schema(
         pa.field("error", pa.string()),
         pa.field("submitted_at", UTC_TIME),
         pa.field("ended_at", UTC_TIME),
+        # Null in runs of no pipeline:
+        pa.field("execution", pa.string()),  # what the steps of one execution of a pipeline share
+        pa.field("position", pa.int32()),  # of the step in its pipeline, from 1
+        pa.field("inputs", pa.string()),  # JSON: what it is -> the run that made it
+        pa.field("attempt", pa.int32()),  # from 1
+        pa.field("policy", pa.string()),  # JSON: retries, retry_wait_s, resources
+        pa.field("not_before", UTC_TIME),  # of the next attempt
     ]
 )
 
@@ -239,13 +246,26 @@ MODELS = pa.schema(
         pa.field("dataset", pa.string()),
         pa.field("architecture", pa.string()),
         pa.field("categories", pa.list_(pa.string())),
-        pa.field("kind", pa.string()),  # checkpoint, onnx, engine
+        pa.field("kind", pa.string()),  # checkpoint, onnx, engine, labels, card
         pa.field("uri", pa.string()),
         pa.field("size_bytes", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("metrics", pa.string()),  # JSON
         pa.field("snapshot", pa.string()),  # JSON: table -> version
         pa.field("made_at", UTC_TIME),
+        pa.field("state", pa.string()),  # null, current, rejected, retired
+    ]
+)
+
+SEEN = pa.schema(
+    [
+        pa.field("run", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("sample", pa.string()),
+        pa.field("role", pa.string()),  # shards, train, val, test, calibration
+        pa.field("kind", pa.string()),  # image, label
+        pa.field("key", pa.string()),
+        pa.field("version", pa.string()),
     ]
 )
 
@@ -280,6 +300,7 @@ TABLES: dict[str, pa.Schema] = {
     "shards": SHARDS,
     "runs": RUNS,
     "models": MODELS,
+    "seen": SEEN,
     "predictions": PREDICTIONS,
 }
 
@@ -297,6 +318,7 @@ ABOUT: dict[str, str] = {
     "shards": "files of many samples, ready to stream into training",
     "runs": "executions of jobs: versions they read, parameters, metrics, outputs",
     "models": "checkpoints, ONNX files and engines, and the versions they were made from",
+    "seen": "objects of the bucket, with their versions, that a run learnt from or was measured on",
     "predictions": "what a model found in a data set, and whether it is right",
 }
 """One line on every table, for help texts and documents."""

@@ -19,7 +19,8 @@ from dropmill.report import make_report, print_report
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 
-_IMAGES_SHOWN = 6_000  # to the network in all: what takes a few minutes on two cores
+# To the network in all, in each step that trains: what takes a few minutes on two cores.
+_IMAGES_SHOWN = {"train": 3_600, "retrain": 1_500, "quantise": 600}
 
 
 @click.command("demo")
@@ -58,11 +59,11 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
         source, dataset = out / "source" / "aircraft", "aircraft"
     else:
         source, dataset = data.resolve(), dataset_name(data)
-    demo = Demo(out=out, source=source, dataset=dataset, train={})
+    demo = Demo(out=out, source=source, dataset=dataset, steps=[])
     if data is None:
         with demo.stage("render scenes"):
             _render(source, images, tell)
-    demo.train = _training(epochs, count_images(source))
+    demo.steps = _steps(epochs, count_images(source))
     try:
         lake = run_demo(demo, tell)
     except JobError:
@@ -93,17 +94,50 @@ def command(data: Path | None, *, out: Path, images: int, epochs: int | None) ->
     )
 
 
-def _training(epochs: int | None, images: int) -> dict[str, object]:
-    """Settings for a few minutes on two cores: small inputs, and epochs that keep the work the same."""
-    return {
-        "model": "detectnet_v2",
-        "epochs": epochs or max(1, min(60, _IMAGES_SHOWN // images)),
-        "batch_size": 4,
-        "input_width": 256,
-        "input_height": 192,
-        "max_learning_rate": 1e-3,
-        "foreground_weight": 0.5,
-    }
+def _steps(epochs: int | None, images: int) -> list[dict[str, object]]:
+    """A pipeline for some minutes on two cores: small inputs, and epochs that keep the work the same."""
+
+    def epochs_of(step: str) -> int:
+        share = _IMAGES_SHOWN[step] / _IMAGES_SHOWN["train"]
+        wanted = epochs * share if epochs else _IMAGES_SHOWN[step] / images
+        return max(1, min(60, round(wanted)))
+
+    return [
+        {"masks": {}},
+        {
+            "augment": {
+                "options": {
+                    "balance": {"mode": "full", "max_growth": 1.5},
+                    "spatial_aug": {"flip": {"flip_horizontal": 0.5}},
+                    "data": {"output_image_width": 256, "output_image_height": 192},
+                    "shards": {"format": "webdataset"},
+                }
+            }
+        },
+        {
+            "train": {
+                "epochs": epochs_of("train"),
+                "batch_size": 4,
+                "input_width": 256,
+                "input_height": 192,
+                "max_learning_rate": 1e-3,
+                "foreground_weight": 0.5,
+            }
+        },
+        {"prune": {"threshold": 0.6}},
+        {"retrain": {"epochs": epochs_of("retrain"), "batch_size": 4}},
+        {
+            "quantise": {
+                "method": "qat",
+                "epochs": epochs_of("quantise"),
+                "batch_size": 4,
+                "max_learning_rate": 1e-4,
+            }
+        },
+        {"export": {"precision": "int8"}},
+        {"evaluate": {}},
+        {"promote": {}},
+    ]
 
 
 def _render(folder: Path, images: int, tell: Callable[[str], None]) -> None:

@@ -16,9 +16,14 @@ ingest:
   batch_objects: 10
 pipelines:
   - name: detector
-    when: {gate: pass, new_labelled_images: 5}
-    train:
-      spec: specs/train.txt
+    when: {gate: pass, new_images: 5}
+    steps:
+      - masks
+      - train:
+          spec: specs/train.txt
+        retries: 3
+        resources: {gpus: 1}
+      - export: {precision: int8}
 """
 
 
@@ -31,9 +36,13 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
     assert config.bucket == str(tmp_path / "drops")
-    assert config.pipelines[0].train.spec == tmp_path / "specs" / "train.txt"
-    (trigger,) = config.triggers()
-    assert (trigger.step, trigger.new_labelled_images) == ("model detectnet_v2 train", 5)
+    assert config.pipelines[0].steps[1].train.spec == tmp_path / "specs" / "train.txt"
+    (pipeline,) = config.triggers()
+    assert [step.name for step in pipeline.steps] == ["masks", "train", "export"]
+    assert pipeline.when.new_images == 5
+    train = pipeline.steps[1]
+    assert (train.retries, train.resources.gpus) == (3, 1)
+    assert train.parameters == {"spec": str(tmp_path / "specs" / "train.txt")}
     assert load_config(write(tmp_path, "bucket: s3://b/x\nlake: s3://l\n")).bucket == "s3://b/x"
 
 
@@ -41,7 +50,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     ("text", "line", "said"),
     [
         (GOOD.replace("batch_objects", "batch_object"), 4, "did you mean 'ingest.batch_objects'"),
-        (GOOD.replace("    train:", "    trian:"), 8, "did you mean 'pipelines.0.train'"),
+        (GOOD.replace("- train:", "- trian:"), 10, "did you mean 'pipelines.0.steps.1.train'"),
+        (
+            GOOD.replace("precision: int8", "precission: int8"),
+            14,
+            "did you mean 'pipelines.0.steps.2.export.prec",
+        ),
+        (GOOD.replace("- masks", "- mask"), 9, "did you mean 'pipelines.0.steps.0.masks'"),
+        (GOOD.replace("- masks", "- promote"), 6, "step 1, promote: has no evaluation to work on"),
+        (GOOD.replace("new_images: 5", "new_images: 5, manual: true"), 7, "manual stands alone"),
+        (GOOD.replace("        retries: 3", "        prune: {}"), 10, "found train and prune"),
         (GOOD.replace("gate: pass", "gate: maybe"), 7, "'pass' or 'warn'"),
         (GOOD.replace("batch_objects: 10", "batch_objects: many"), 4, "integer"),
         (GOOD.replace("bucket: drops\n", ""), 1, "bucket"),
@@ -75,23 +93,15 @@ def test_an_absent_file_and_an_unknown_key_are_errors_of_their_kind(tmp_path: Pa
         load_config(write(tmp_path, "bucket: a\nlake: b\nlakes: c\n"))
 
 
-def test_a_pipeline_makes_masks_trains_or_does_both(tmp_path: Path) -> None:
-    config = load_config(
-        write(
-            tmp_path,
-            "bucket: a\nlake: b\npipelines:\n"
-            "- {name: one}\n- {name: two, masks: {checkpoint: mal.pth}}\n"
-            "- name: three\n  masks:\n  train: {}\n",
-        )
-    )
-    steps = [(trigger.pipeline, trigger.step) for trigger in config.triggers()]
-    assert steps == [
-        ("one", "model detectnet_v2 train"),
-        ("two", "dataset masks"),
-        ("three", "dataset masks"),
-        ("three", "model detectnet_v2 train"),
-    ]
-    assert config.triggers()[1].parameters["checkpoint"] == str(tmp_path / "mal.pth")
+def test_a_pipeline_without_conditions_waits_for_a_hundred_images_and_a_manual_one_for_a_hand(
+    tmp_path: Path,
+) -> None:
+    text = "bucket: a\nlake: b\npipelines:\n- {name: one, steps: [masks]}\n"
+    text += "- {name: two, when: {manual: true}, steps: [{masks: {checkpoint: mal.pth}}]}\n"
+    one, two = load_config(write(tmp_path, text)).triggers()
+    assert (one.when.new_images, one.when.manual) == (100, False)
+    assert (two.when.new_images, two.when.manual) == (None, True)
+    assert two.steps[0].parameters["checkpoint"] == str(tmp_path / "mal.pth")
 
 
 def test_every_setting_is_documented() -> None:
@@ -106,5 +116,5 @@ def test_every_setting_is_documented() -> None:
                 found.append(prefix + name)
         return found
 
-    allowed = {"quality.gate.", "quality.rules.limits.", "pipelines.train.model", "pipelines.train.input_"}
+    allowed = {"quality.gate.", "quality.rules.limits.", "pipelines.steps.augment.options."}
     assert [name for name in undocumented(Config) if not name.startswith(tuple(allowed))] == []

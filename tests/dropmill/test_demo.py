@@ -23,21 +23,33 @@ def test_the_demo_goes_from_a_drop_to_an_engine_and_status_tells_the_same_afterw
     command = [sys.executable, "-m", "dropmill", "demo", "--images", "50", "--epochs", "1", "--out", str(out)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    for word in ("airliner", "zero_area", "dropped", "mAP50", "model.onnx", "seconds of the demo"):
+    for word in ("airliner", "zero_area", "dropped", "mAP50", "model.onnx", "engine", "seconds of the demo"):
         assert word in ended.stdout
 
     lake = Lake.open(out / "lake")
-    (run,) = lake.sql("SELECT * FROM runs").to_pylist()
-    assert run["state"] == "succeeded"
-    assert {"mAP50", "exported_mAP50", "train_s"} <= set(json.loads(run["metrics"]))
-    assert json.loads(run["snapshot"])["annotations"] == lake.table("annotations").version()
+    runs = {row["step"]: row for row in lake.sql("SELECT * FROM runs ORDER BY position").to_pylist()}
+    assert list(runs) == [
+        "masks", "augment", "train", "prune", "retrain", "quantise", "export", "evaluate", "promote"
+    ]  # fmt: skip
+    assert {row["state"] for row in runs.values()} == {"succeeded"}
+    (snapshot,) = {row["snapshot"] for row in runs.values()}
+    assert json.loads(snapshot)["annotations"] == lake.table("annotations").version()
+    metrics = {step: json.loads(row["metrics"]) for step, row in runs.items()}
+    assert metrics["masks"]["masks"] > 0
+    assert metrics["augment"]["imbalance_after"] < metrics["augment"]["imbalance_before"]
+    assert metrics["prune"]["ratio"] < 1
+    assert metrics["promote"]["promoted"] == 1
 
-    files = {row["kind"]: row for row in lake.sql("SELECT * FROM models").to_pylist()}
-    assert set(files) == {"checkpoint", "onnx", "labels", "engine"}, run["error"]
-    folder = out / "lake" / "artifacts" / "runs" / run["run"]
+    rows = lake.sql("SELECT * FROM models WHERE run = $1", parameters=[runs["export"]["run"]]).to_pylist()
+    files = {row["kind"]: row for row in rows}
+    assert set(files) == {"onnx", "labels", "engine", "card"}, runs["export"]["error"]
+    assert {row["state"] for row in rows} == {"current"}
+    folder = out / "lake" / "artifacts" / "runs" / runs["export"]["run"]
     graph = onnx.load(str(folder / "model.onnx")).graph
     assert [value.name for value in graph.output] == ["output_cov/Sigmoid", "output_bbox/BiasAdd"]
-    assert files["engine"]["size_bytes"] == (folder / "model.engine").stat().st_size > 1_000_000
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    assert files["engine"]["size_bytes"] == (folder / "model.engine").stat().st_size > 100_000
+    assert "## Limits" in (folder / "model_card.md").read_text()
 
     planted = json.loads((out / "source" / "aircraft-planted-defects.json").read_text())
     rules = [row["rule"] for row in planted if row["rule"]]

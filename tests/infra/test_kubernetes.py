@@ -136,7 +136,7 @@ def test_the_configuration_loads_and_fits_the_manifests(manifests):
     container = manifests["Deployment", "dropmill"]["spec"]["template"]["spec"]["containers"][0]
     assert container["ports"] == [{"name": "http", "containerPort": config.http.port}]
     assert config.http.token_env in {variable["name"] for variable in container["env"]}
-    train = config.pipelines[0].train
+    train = next(step.train for step in config.pipelines[0].steps if step.train is not None)
     gpus = next(
         g for g in manifests["RayCluster", "dropmill"]["spec"]["workerGroupSpecs"] if g["groupName"] == "gpu"
     )

@@ -1,0 +1,1 @@
+"""Pipelines: what a change in the lake sets going, step by step."""
