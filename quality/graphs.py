@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quality.pages import Bars, Chapter, Heat, Histogram, Page, Points, Table
+from quality.page_kinds import Bars, Chapter, Heat, Histogram, Page, Points, Table
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from quality.graphs import svg_of
-from quality.pages import Chapter, Table
+from quality.page_kinds import Chapter, Table
 from quality.review import Review
 from quality.summary import Summary
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quality.graphs import draw, style
-from quality.pages import Chapter, Table
+from quality.page_kinds import Chapter, Table
 from storage.errors import ConfigError
 
 

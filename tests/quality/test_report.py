@@ -12,7 +12,8 @@ import pytest
 from dropmill.delivered import open_uri, read_folder
 from quality.drawing import colours_of, draw_boxes, draw_sample
 from quality.html_report import html_of
-from quality.pages import Bars, Table, chapters
+from quality.page_kinds import Bars, Table
+from quality.pages import chapters
 from quality.review import Material, Review, review
 from quality.summary import summarise
 

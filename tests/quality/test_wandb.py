@@ -9,7 +9,8 @@ import pytest
 
 from dropmill.delivered import open_uri, read_folder
 from quality.drawing import draw_sample
-from quality.pages import Table, chapters
+from quality.page_kinds import Table
+from quality.pages import chapters
 from quality.review import review
 from quality.wandb_log import log_report
 from storage.errors import ConfigError
