@@ -17,10 +17,11 @@ import numpy as np
 from benchmarks.child import in_child, tell
 from benchmarks.real_data import real_data
 from benchmarks.record import record
-from transforms.augment.executor import Settings, carry_out
+from transforms.augment.executor import carry_out
 from transforms.augment.generate import read_local, work_of
 from transforms.augment.pixels import decode, encode
 from transforms.augment.sample import LabelledImage, objects_of
+from transforms.augment.single import Settings
 from transforms.augment.spec import load_augment_spec
 
 _MODULE = "benchmarks.augment"

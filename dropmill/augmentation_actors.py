@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from transforms.augment.executor import Output, Settings, carry_out
+from transforms.augment.executor import carry_out
 from transforms.augment.generate import CarryOut, read_local
 from transforms.augment.plan import Plan, as_json, from_json
 from transforms.augment.sample import LabelledImage
+from transforms.augment.single import Output, Settings
 
 _PER_TASK = 32  # plans that an actor is given at a time
 

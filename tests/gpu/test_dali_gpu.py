@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transforms.augment.executor import Settings, carry_out, chosen_executor
+from transforms.augment.executor import carry_out, chosen_executor
 from transforms.augment.generate import prepare, read_local
 from transforms.augment.opencv import render
 from transforms.augment.pixels import decode
+from transforms.augment.single import Settings
 from transforms.augment.spec import load_augment_spec
 
 pytestmark = pytest.mark.gpu

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transforms.augment.executor import Settings, carry_out
+from transforms.augment.executor import carry_out
 from transforms.augment.generate import prepare, read_local
 from transforms.augment.jpeg_header import ordinary_jpeg
 from transforms.augment.opencv import render
 from transforms.augment.pixels import decode
+from transforms.augment.single import Settings
 from transforms.augment.spec import load_augment_spec
 
 EVERYTHING = [

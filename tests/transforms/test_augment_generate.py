@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,10 +20,14 @@ from dropmill.cli import cli
 from storage.errors import ConfigError, UnknownKeyError
 from transforms.augment import generate as generating
 from transforms.augment.generate import prepare
+from transforms.augment.labels import Keep, labels_of
+from transforms.augment.masks import decoded as decoded_segmentation
 from transforms.augment.opencv import render
 from transforms.augment.pixels import decode, encode
 from transforms.augment.plan import Colour, Kernel, Layer, Plan, as_json, from_json
+from transforms.augment.sample import LabelledImage, objects_of
 from transforms.augment.spec import load_augment_spec
+from transforms.formats.masks import rle_text
 
 # As people have it, 5.0; written anew from the keys of its schema.
 SPEC = """\
@@ -465,6 +470,57 @@ def test_pasted_instances_hide_no_more_than_allowed_and_bring_their_pixels(tmp_p
         assert pixels[y, x].tolist() == [200, 0, 0]
         corner = pixels[int(box[1]) + 1, int(box[0]) + 1]
         assert corner.tolist() == [0, 200, 0], "only the ellipse is cut out"
+
+
+@pytest.mark.parametrize("outlined", ["polygon", "run lengths"])
+def test_masks_and_boxes_end_where_a_pasted_instance_begins(outlined: str):
+    """What masks say is looked for in the pixels: each thing has a colour of its own."""
+    below, above = (20.0, 20.0, 60.0, 60.0), (10.0, 10.0, 30.0, 50.0)
+    pixels = {name: np.zeros((80, 90, 3), np.uint8) for name in ("base", "donor")}
+    pixels["base"][20:60, 20:60, 1] = 200
+    pixels["donor"][10:50, 10:30, 0] = 200
+    outline = json.dumps([[20, 20, 60, 20, 60, 60, 20, 60]])
+    if outlined == "run lengths":
+        outline = rle_text(pixels["base"][..., 1] > 0, 0, 0, 90, 80)
+    rows = {"base": [below, (0.0, 70.0, 9.0, 79.0)], "donor": [above]}
+    images = {
+        name: LabelledImage(
+            sample=name, name=f"{name}.png", uri="", version="", width=90, height=80,
+            objects=objects_of(
+                boxes, ["Thing"] * len(boxes), [False] * len(boxes), range(len(boxes)),
+                [outline if box == below else None for box in boxes],
+            ),
+        )
+        for name, boxes in rows.items()
+    }  # fmt: skip
+    whole = {"width": 90, "height": 80, "window": (0, 0, 90, 80)}
+    plan = Plan(
+        name="out.png", width=90, height=80,
+        layers=(
+            Layer(sample="base", matrix=(1, 0, 0, 0, 1, 0), **whole),
+            Layer(
+                sample="donor", matrix=(1, 0, 35, 0, 1, 8), instance=0, **whole,
+                outline=json.dumps([[10, 10, 30, 10, 30, 50, 10, 50]]),
+            ),
+        ),
+    )  # fmt: skip
+    placed = labels_of(plan, images, Keep())
+    shown = render(plan, pixels)
+    mask = decoded_segmentation(placed.segmentations[0] or "")
+    assert np.array_equal(mask, shown[..., 1] > 100)
+    assert placed.boxes[0].tolist() == [20, 20, 60, 60], "it is seen above and beside what hides it"
+    assert placed.covered[0] == pytest.approx(15 * 40 / 1600, abs=0.03)
+    assert placed.areas[0] == mask.sum()
+    assert len(placed) == 3
+
+    beside = msgspec.structs.replace(plan.layers[1], matrix=(1, 0, 35, 0, 1.2, 4))
+    cut = labels_of(msgspec.structs.replace(plan, layers=(plan.layers[0], beside)), images, Keep())
+    assert cut.boxes[0].tolist() == [20, 20, 45, 60], "its right side is hidden from top to bottom"
+    over = msgspec.structs.replace(plan.layers[1], matrix=(3, 0, -20, 0, 2, -10))
+    gone = labels_of(msgspec.structs.replace(plan, layers=(plan.layers[0], over)), images, Keep())
+    assert [source for source, _ in gone.sources] == ["base", "donor"], (
+        "the other object, and what was pasted"
+    )
 
 
 def test_balance_oversamples_images_of_rare_classes(tmp_path: Path):

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from storage.errors import DropmillError
-from transforms.augment.executor import Output, Read, Settings, as_it_is, carry_out_one
 from transforms.augment.opencv import SHARPEN_SIGMA, SHARPEN_WINDOW, noise
 from transforms.augment.pixels import Pixels, encode, plain_size
 from transforms.augment.plan import Plan
 from transforms.augment.sample import LabelledImage
+from transforms.augment.single import Output, Read, Settings, as_it_is, carry_out_one
 
 log = logging.getLogger(__name__)
 

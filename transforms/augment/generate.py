@@ -14,11 +14,12 @@ import msgspec
 from storage.errors import ConfigError
 from transforms.augment.balance import count_objects, imbalance, plan_outputs
 from transforms.augment.dataset import LabelledSet, labels_files, read_set, with_cached_masks
-from transforms.augment.executor import Output, Settings, carry_out, chosen_executor
+from transforms.augment.executor import carry_out, chosen_executor
 from transforms.augment.labels import Keep, labels_of
 from transforms.augment.pixels import MAX_BYTES, written_name
 from transforms.augment.plan import Plan, as_json
 from transforms.augment.sample import LabelledImage, Placed
+from transforms.augment.single import Output, Settings
 from transforms.augment.spec import AugmentSpec
 from transforms.conversion.sources import write_files
 

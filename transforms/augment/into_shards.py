@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from storage.object_store import ObjectStore
-from transforms.augment.executor import Output, Settings
 from transforms.augment.generate import CarryOut, Work
 from transforms.augment.plan import Plan, as_json, row_of
 from transforms.augment.sample import Placed
+from transforms.augment.single import Output, Settings
 from transforms.augment.spec import AugmentSpec
 from transforms.delivery import without_extension
 from transforms.shards.sample import Entry, ShardLabels, ShardObject, entry_of

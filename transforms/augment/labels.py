@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.augment.boxes import Floats, cover, move_boxes
+from transforms.augment.hidden import hide
 from transforms.augment.masks import move_segmentation
 from transforms.augment.plan import Layer, Plan
 from transforms.augment.sample import LabelledImage, Objects, Placed, objects_of
@@ -28,22 +29,22 @@ class Keep:
 def labels_of(plan: Plan, images: Mapping[str, LabelledImage], keep: Keep) -> Placed:
     """The objects of all layers of a plan that can still be seen.
 
-    Objects that later layers or erased rectangles hide are less visible; regions to ignore stay as long as
+    Objects that pasted instances or erased rectangles hide are less visible, and masks are without what a
+    pasted instance hides; regions to ignore stay as long as
     any part of them is in view.
     """
     parts = [_of_layer(plan, layer, images[layer.sample], keep) for layer in plan.layers]
-    hidden = [
-        _hidden(
+    pairs = list(zip(plan.layers, parts, strict=True))
+    seen = [
+        hide(
             part,
-            [later for later, one in zip(parts[i + 1 :], plan.layers[i + 1 :], strict=True) if _hides(one)],
+            [(layer, later) for layer, later in pairs[i + 1 :] if layer.instance is not None],
+            plan.width,
+            plan.height,
         )
         for i, part in enumerate(parts)
     ]
-    return _kept(parts, hidden, plan, keep)
-
-
-def _hides(layer: Layer) -> bool:
-    return layer.instance is not None
+    return _kept([part for part, _ in seen], [hidden for _, hidden in seen], plan, keep)
 
 
 def _of_layer(plan: Plan, layer: Layer, image: LabelledImage, keep: Keep) -> Placed:
@@ -90,15 +91,6 @@ def _one(objects: Objects, layer: Layer) -> Objects:
         objects.rows[number : number + 1],
         [objects.segmentations[number]],
     )
-
-
-def _hidden(part: Placed, over: list[Placed]) -> Floats:
-    """The part of each box that pasted instances hide."""
-    boxes = [placed.boxes for placed in over if len(placed) and np.isfinite(placed.boxes).all()]
-    if not boxes or not len(part):
-        return np.zeros(len(part))
-    shares = cover(np.nan_to_num(part.boxes), np.concatenate(boxes)).sum(axis=1)
-    return np.asarray(np.minimum(shares, 1.0), np.float64)
 
 
 def _kept(parts: list[Placed], hidden: list[Floats], plan: Plan, keep: Keep) -> Placed:

@@ -15,6 +15,7 @@ from transforms.augment.geometry import of_pixel_centres
 from transforms.formats.masks import Mask, rle_text, run_lengths
 
 _MAX_PIXELS = 200_000_000
+_FINER = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,22 @@ def raster(text: str, matrix: Floats, width: int, height: int) -> np.ndarray[Any
     if not isinstance(value, list):
         return _warped(value, matrix, width, height)
     canvas = np.zeros((height, width), np.uint8)
-    if value:
-        # Corners to OpenCV's pixel middles, in 1/16 of a pixel.
-        points = [np.rint((move_points(part, matrix) - 0.5) * 16).astype(np.int32) for part in value]
-        cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=4)
+    points = [move_points(part, matrix) for part in value]
+    if not points:
+        return canvas
+    every = np.concatenate(points)
+    left, top = (int(v) for v in np.floor(every.min(axis=0)).clip(0, (width, height)))
+    right, bottom = (int(v) for v in np.ceil(every.max(axis=0)).clip(0, (width, height)))
+    if right <= left or bottom <= top:
+        return canvas
+    # OpenCV fills every pixel that an edge touches, up to one too many on either side: of a finer raster that
+    # is little. Corners become its pixel middles, in 1/16 of a fine pixel.
+    fine = np.zeros(((bottom - top) * _FINER, (right - left) * _FINER), np.uint8)
+    near = [((part - (left, top)) * _FINER - 0.5) * 16 for part in points]
+    cv2.fillPoly(fine, [np.rint(part).astype(np.int32) for part in near], 255, shift=4)
+    canvas[top:bottom, left:right] = cv2.resize(
+        fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA
+    )
     return canvas
 
 

@@ -91,7 +91,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def affine(self) -> Floats:
         """The matrix ``[2, 3]``."""
-        return np.array(self.matrix).reshape(2, 3)
+        return np.array(self.matrix, np.float64).reshape(2, 3)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
