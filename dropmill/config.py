@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dropmill.pipelines.config import PipelineConfig
-from dropmill.pipelines.steps_config import TrainConfig
 from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
 from ingest.derive import Settings
 from ingest.events import DatasetRule
@@ -22,8 +21,6 @@ from quality.selection import Selection
 from storage.errors import ConfigError, UnknownKeyError
 from storage.object_store import ObjectStore
 from transforms.conversion.mapping import read_mapping
-
-__all__ = ["Config", "TrainConfig", "check_apart", "load_config"]
 
 
 class _Strict(BaseModel):
@@ -233,6 +230,12 @@ class Config(_Strict):
     def suites(self) -> list[TableSuite]:
         """The suites of expectations."""
         return [TableSuite(source=str(one.suite), table=one.table) for one in self.quality.expectations]
+
+    def runtime_env(self) -> dict[str, Any]:
+        """What jobs get along; they reach lake and bucket as the service does, by their environment."""
+        said = self.ray.runtime_env
+        stores = {**self.bucket_access.environment(), **self.lake_access.environment()}
+        return {**said, "env_vars": {**stores, **said.get("env_vars", {})}}
 
     def triggers(self) -> list[Pipeline]:
         """The pipelines, as triggers know them."""

@@ -197,7 +197,7 @@ class Service:
             return committer, None
         if self._jobs_address is None:
             raise ConfigError(f"ray: the cluster at {config.ray.address} has no dashboard that takes jobs")
-        jobs = Jobs(self._jobs_address)
+        jobs = Jobs(self._jobs_address, runtime_env=config.runtime_env())
         return committer, Triggers(
             self._lake,
             jobs,
@@ -341,12 +341,14 @@ class Service:
 
     def _start_runs(self, triggers: Triggers) -> None:
         now = time.monotonic()
-        if self._active_runs != 0 and now >= self._next_look:
+        # Also where none is active: people start and retry runs by hand, in the table.
+        if now >= self._next_look:
             self._next_look = now + _LOOK_AFTER_JOBS_S
             before, self._active_runs = self._active_runs, triggers.look_after()
             if self._active_runs < before:
                 triggers.note_change()
         if not self._busy() and not self._changed_sets and triggers.fire(now - self._last_commit):
+            self._next_look = now + _LOOK_AFTER_JOBS_S
             self._active_runs = max(self._active_runs, 0) + 1
 
     def _keep_up(self, stop: threading.Event) -> None:

@@ -89,7 +89,7 @@ def test_sql_prints_a_table_json_or_csv_and_reads_the_past(filled: Mill) -> None
         (("serve", "-c", "/nowhere/dropmill.yaml"), "cannot be read"),
         (("nonsense",), "No such command"),
         (("sql",), "give a QUERY"),
-        (("model", "detectnet_v2", "train", "--lake", "{lake}"), "--dataset or --run"),
+        (("model", "detectnet_v2", "train", "--lake", "{lake}"), "--lake goes with --dataset"),
         (("model", "detectnet_v2", "train", "--lake", "{lake}", "--dataset", "none"), "data sets: ['road']"),
         (("demo", "{lake}", "--out", "{lake}"), "would remove"),
     ],

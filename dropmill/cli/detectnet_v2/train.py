@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import pyarrow as pa
 
 from dropmill.cli.detectnet_v2 import options
 from dropmill.extras import require
 from dropmill.logs import set_up_logging
-from storage import schemas
-from storage.errors import ConfigError, DropmillError
 from storage.lake import Lake
 
 if TYPE_CHECKING:
+    from dropmill.pipelines.steps_config import TrainConfig
     from training.detectnet_v2.spec import TrainSpec
     from training.samples import Sample
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 @click.option("--shards", help="With -e and -r: train on the shards in this folder or URL.")
 @click.option("-n", "--model_name", default="model", show_default=True, help="Of the weights, with -r.")
 @click.option("--lake", "lake_url", help="Train on the tables of this lake, and write results there.")
-@click.option("--run", help="Do this row of the table runs (this is how the service starts its jobs).")
 @click.option("--dataset", help="Train on this data set, as the tables are now.")
 @click.option("--epochs", type=click.IntRange(1), help="Without a spec: epochs.")
 @click.option("--batch-size", type=click.IntRange(1), help="Without a spec: images a step and worker.")
@@ -54,7 +51,6 @@ def train(
     shards: str | None,
     model_name: str,
     lake_url: str | None,
-    run: str | None,
     dataset: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -82,30 +78,41 @@ def train(
         return
     if shards is not None:
         raise click.UsageError("--shards goes with -e and -r")
-    if (run is None) == (dataset is None):
-        raise click.UsageError("give either --dataset or --run")
-    from dropmill.config import TrainConfig
+    if dataset is None:
+        raise click.UsageError("--lake goes with --dataset")
+    from dropmill.pipelines.steps_config import TrainConfig
 
     set_up_logging(as_json=not sys.stderr.isatty(), level=logging.INFO)
-    lake = Lake.open(lake_url)
-    mine = run is None
-    if dataset is not None:
-        config = TrainConfig(
-            spec=spec_file and spec_file.resolve(),
-            epochs=epochs,
-            batch_size=batch_size,
-            input_width=input_width,
-            input_height=input_height,
-            pretrained=pretrained and pretrained.resolve(),
-            workers=workers,
-        )
-        run = _new_run(lake, dataset, config.model_dump(mode="json", exclude_none=True))
-    assert run is not None
-    metrics = _work(lake, run, ray_address, mine=mine)
+    config = TrainConfig(
+        spec=spec_file and spec_file.resolve(),
+        epochs=epochs,
+        batch_size=batch_size,
+        input_width=input_width,
+        input_height=input_height,
+        pretrained=pretrained and pretrained.resolve(),
+        workers=workers,
+    )
+    if ray_address is not None:
+        os.environ["RAY_ADDRESS"] = ray_address
+    _train_lake(lake_url, dataset, config, as_json=as_json)
+
+
+def _train_lake(lake_url: str, dataset: str, config: TrainConfig, *, as_json: bool) -> None:
+    """Train, export and measure, each a run of its own that is done here and now."""
+    from dropmill.pipelines.work import work_by_hand
+
+    Lake.open(lake_url)
+    lake = Lake.create(lake_url)
+    parameters = config.model_dump(mode="json", exclude_none=True)
+    runs = work_by_hand(lake, dataset, [("train", parameters), ("export", {}), ("evaluate", {})])
+    metrics = {step.row["step"]: json.loads(step.row["metrics"]) for step in runs}
     if as_json:
-        click.echo(json.dumps({"run": run, "metrics": metrics}))
-    else:
-        click.echo(f"{run}: mAP50 {metrics.get('mAP50', 0.0):.3f}; files in {lake.url}/artifacts/runs/{run}")
+        click.echo(json.dumps({"runs": [step.name for step in runs], "metrics": metrics}))
+        return
+    for step in runs:
+        click.echo(f"{step.name}: files in {lake.url}/artifacts/runs/{step.name}")
+    measured = metrics["evaluate"]
+    click.echo(f"mAP50 {measured['mAP50']:.3f} on {measured['images']:.0f} images; see `dropmill status`")
 
 
 def _train_files(
@@ -159,8 +166,6 @@ def _in_this_process(
     name: str,
     loaders: int | None,
 ) -> tuple[dict[str, float], Path]:
-    import os
-
     from dropmill.cli.detectnet_v2.progress import TrainingProgress
     from training.detectnet_v2.loop import fit
 
@@ -195,8 +200,6 @@ def _with_ray(
     workers: int,
     ray_address: str | None,
 ) -> tuple[dict[str, float], Path]:
-    import os
-
     import ray
 
     from dropmill.follow import Follow
@@ -221,60 +224,8 @@ def _with_ray(
     return dict(result.metrics), folder / "weights" / "model.pt"
 
 
-def _work(lake: Lake, run: str, ray_address: str | None, *, mine: bool) -> dict[str, float]:
-    """Do a run here. Its failure is written down where nobody else does so (``mine``)."""
-    import os
-
-    import ray
-
-    from dropmill.training_run import TrainingRun
-    from ingest.tasks import start_ray
-
-    start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
-    try:
-        work = TrainingRun(lake, run)
-        try:
-            return work.work(threads=len(os.sched_getaffinity(0)), use_gpu=_gpus() > 0)
-        except Exception as error:
-            if mine:
-                work.fail(str(error))
-            if isinstance(error, DropmillError):
-                raise
-            raise DropmillError(f"run {run}: {type(error).__name__}: {error}") from error
-    finally:
-        ray.shutdown()
-
-
 def _gpus() -> float:
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources.get("GPU", 0)
-
-
-def _new_run(lake: Lake, dataset: str, parameters: dict[str, object]) -> str:
-    labelled = lake.sql(
-        "SELECT count(*) AS n FROM images WHERE dataset = $1 AND labelled", parameters=[dataset]
-    ).to_pylist()[0]["n"]
-    if not labelled:
-        known = [row["dataset"] for row in lake.sql("SELECT DISTINCT dataset FROM images").to_pylist()]
-        raise ConfigError(
-            f"{lake.url}: no labelled image in data set {dataset!r}; data sets: {sorted(known)}"
-        )
-    now = datetime.now(UTC)
-    row = {
-        "run": f"by-hand-{now:%Y%m%d-%H%M%S-%f}",
-        "pipeline": "by hand",
-        "step": "model detectnet_v2 train",
-        "dataset": dataset,
-        # Not "submitted": a service on this lake would take it for one of its own.
-        "state": "running",
-        "snapshot": json.dumps(lake.snapshot()),
-        "parameters": json.dumps(parameters),
-        "metrics": "{}",
-        "outputs": "{}",
-        "labelled_images": labelled,
-        "submitted_at": now,
-    }
-    lake.put("runs", pa.Table.from_pylist([row], schema=schemas.RUNS), keys=["run"])
-    return str(row["run"])
