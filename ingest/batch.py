@@ -6,9 +6,11 @@ Killing the process anywhere leaves a planned batch that is run again; tables th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,8 @@ from ingest.ledger import Entry, Ledger
 from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
-from storage.lake import Lake, LaneCommit, last_planned
+from storage.handles import Handles
+from storage.lake import Lake, LaneCommit
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ class Committer:
         self.left: dict[str, str] = {}
         """Keys of the last batch that were not worked on, with the reason; they are to be looked at again."""
         self._failures: dict[str, int] = {}
+        self._handles = Handles(lake.table)
 
     def unfinished(self) -> list[Batch]:
         """Batches that were planned and not done, from a process that was killed; oldest first."""
@@ -93,16 +97,24 @@ class Committer:
 
     def plan(self, events: Sequence[Event]) -> Batch:
         """Write a batch down before its work begins."""
-        last = last_planned(self._lake, self._lane)
-        batch = Batch(number=last + 1, events=tuple(events), planned_at=datetime.now(UTC), lane=self._lane)
-        LaneCommit(self._lake, self._lane, batch.number).plan(_row(batch, None, None))
+        with self._in_doubt_anew():
+            self._handles.refresh("batches")
+            number = LaneCommit(self._lake, self._lane, 0, self._handles).planned() + 1
+            batch = Batch(number=number, events=tuple(events), planned_at=datetime.now(UTC), lane=self._lane)
+            LaneCommit(self._lake, self._lane, number, self._handles).plan(_row(batch, None, None))
         return batch
 
     def run(self, batch: Batch) -> Counts:
-        """Do a batch's work and commit it; run again where another writer came between."""
+        """Do a batch's work and commit it; again from what it has read, where another writer came between."""
+
+        @cache
+        def parsed() -> Parsed:
+            return self._weighed(self._parse([event for event in batch.events if event.action == "put"]))
+
         for attempt in range(1, _CONFLICT_TRIES + 1):
             try:
-                return self._run(batch)
+                with self._in_doubt_anew():
+                    return self._run(batch, parsed)
             except CommitConflictError as error:
                 if attempt == _CONFLICT_TRIES:
                     raise
@@ -110,8 +122,18 @@ class Committer:
                 self.ledger = Ledger.of(self._lake, self._lane)
         raise AssertionError("unreachable")
 
-    def _run(self, batch: Batch) -> Counts:
-        commit = LaneCommit(self._lake, batch.lane, batch.number)
+    @contextmanager
+    def _in_doubt_anew(self) -> Iterator[None]:
+        """Open the tables anew after whatever went wrong: a commit may have been made all the same."""
+        try:
+            yield
+        except BaseException:
+            self._handles.forget()
+            raise
+
+    def _run(self, batch: Batch, parse: Callable[[], Parsed]) -> Counts:
+        commit = LaneCommit(self._lake, batch.lane, batch.number, self._handles)
+        commit.look("batches", "objects", *_REPLACED)
         if commit.has("batches"):
             return Counts()
         if commit.has("objects"):
@@ -120,7 +142,7 @@ class Committer:
             return counts
         # An attempt before this one may have written rows of what cannot be read at that version any more.
         again = any(commit.has(name) for name in _REPLACED)
-        parsed = self._weighed(self._parse([event for event in batch.events if event.action == "put"]))
+        parsed = parse()
         self.left = {o.event.key: o.error or o.state for o in parsed.outcomes if o.state in _LEFT}
         events = [event for event in batch.events if event.key not in self.left]
         removed = [event for event in events if event.action in ("remove", "drop")]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -19,7 +18,8 @@ from deltalake.fs import DeltaStorageHandler
 
 from storage.errors import CommitConflictError, LakeError, UnknownKeyError
 from storage.files import Among, TableFiles, commit_files
-from storage.layout import Keys
+from storage.handles import Handles
+from storage.layout import Keys, may_differ
 from storage.object_store import ObjectStore
 from storage.s3_options import delta_options
 from storage.schemas import TABLES
@@ -33,6 +33,9 @@ _NOT_IN_PATHS = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9a-fA-F]{2}")
 # Opening a table reads its newest checkpoint and the commits since. The log is shortened by
 # :mod:`storage.retention`, which knows the versions that runs were made from; Delta's own clean-up does not.
 _PROPERTIES = {"delta.checkpointInterval": "25", "delta.enableExpiredLogCleanup": "false"}
+
+# Commits of other lanes that may come between before a batch gives way.
+_TURNS = 15
 
 Snapshot = dict[str, int]
 """Table name to version: what a run reads."""
@@ -177,21 +180,25 @@ class LaneCommit:
     """One batch's handles on the tables: what it reads and what it commits are the same version.
 
     Delta accepts the same transaction twice and only refuses a stale handle, so every commit is preceded by
-    a look at the table's transaction of this lane, and made from the handle that was looked at.
+    a look at the table's transaction of this lane, and made from the handle that was looked at. ``handles``
+    are those of the batch before, on the same lake; without any the tables are opened as they are needed.
     """
 
-    def __init__(self, lake: Lake, lane: str, number: int) -> None:
+    def __init__(self, lake: Lake, lane: str, number: int, handles: Handles | None = None) -> None:
         self.lane = lane
         self.number = number
         self._store = lake.store
         self._filesystem_of = lake.filesystem
-        self._tables = {name: lake.table(name) for name in TABLES}
+        self._handles = handles or Handles(lake.table)
         self._files: dict[str, TableFiles] = {}
+
+    def look(self, *names: str) -> None:
+        """See the newest version of tables: before a batch begins, never in its midst."""
+        self._handles.refresh(*names)
 
     def has(self, name: str) -> bool:
         """Whether this batch is in the table already, from an attempt that was cut short."""
-        done = self._tables[name].transaction_version(self.lane)
-        return done is not None and done >= self.number
+        return self._handles.transaction(name, self.lane) >= self.number
 
     def read(
         self,
@@ -217,10 +224,8 @@ class LaneCommit:
         CommitConflictError where another writer has planned that number, or still works on the one before: a
         later batch that is committed first would make the tables believe that they have the earlier one.
         """
-        table = self._tables["batches"]
-        transaction = Transaction(_plans_of(self.lane), self.number)
-        planned = table.transaction_version(transaction.app_id) or 0
-        finished = table.transaction_version(self.lane) or 0
+        planned = self.planned()
+        finished = self._handles.transaction("batches", self.lane)
         if planned != self.number - 1 or finished != planned:
             raise CommitConflictError(
                 f"lane {self.lane}: batch {planned} was planned and batch {finished} is done; batch "
@@ -228,7 +233,11 @@ class LaneCommit:
                 lane=self.lane,
                 batch=self.number,
             )
-        self._write(table, row, None, transaction)
+        self._write("batches", row, None, _plans_of(self.lane))
+
+    def planned(self) -> int:
+        """The number of the last batch that was planned on the lane; 0 before the first."""
+        return self._handles.transaction("batches", _plans_of(self.lane))
 
     def finish(self, row: pa.Table) -> None:
         """Mark the batch done: the last commit of all."""
@@ -238,57 +247,76 @@ class LaneCommit:
         """Replace, in one commit, all rows that are ``among``: pairs of a column and its keys (dataset to
         values), of which a row has to fulfil all.
 
-        ``rows`` may only hold such rows. Files that hold none of them are not touched.
+        ``rows`` may only hold such rows. Files that hold none of them are not touched. Where another lane
+        came between with data sets of its own, the same is done to what it has left.
         """
-        if self.has(name):
+        datasets = {dataset for _, keys in among for dataset in keys}
+        for _ in range(_TURNS):
+            if self.has(name):
+                return
+            files = self._files_of(name)
+            actions = files.replacing(self._store, rows, among)
+            if not actions:
+                return
+            table = self._handles.table(name)
+            try:
+                commit_files(table, actions, self._properties(Transaction(self.lane, self.number)))
+            except CommitFailedError as error:
+                self._follow(name, files, datasets, error)
+                continue
+            self._handles.committed(name, self.lane, self.number)
             return
-        actions = self._files_of(name).replacing(self._store, rows, among)
-        if actions:
-            with self._naming_conflicts(name):
-                commit_files(
-                    self._tables[name], actions, self._properties(Transaction(self.lane, self.number))
-                )
+        raise self._conflict(name)
+
+    def _follow(self, name: str, before: TableFiles, datasets: set[str], error: Exception) -> None:
+        """See a newer version of a table, or raise where what came between may be about ``datasets``."""
+        old = before.actions
+        self._handles.refresh(name)
+        del self._files[name]
+        new = self._files_of(name).actions
+        if self.has(name) or may_differ(old, new, datasets):
+            raise self._conflict(name) from error
 
     def _files_of(self, name: str) -> TableFiles:
         if name not in self._files:
-            self._files[name] = TableFiles(self._tables[name], self._filesystem_of(name))
+            self._files[name] = TableFiles(self._handles.table(name), self._filesystem_of(name))
         return self._files[name]
 
     def _commit(self, name: str, rows: pa.Table, predicate: str | None) -> None:
         if self.has(name) or (not rows.num_rows and predicate is None):
             return
-        self._write(self._tables[name], rows, predicate, Transaction(self.lane, self.number))
+        self._write(name, rows, predicate, self.lane)
 
-    def _write(
-        self, table: DeltaTable, rows: pa.Table, predicate: str | None, transaction: Transaction
-    ) -> None:
-        properties = self._properties(transaction)
-        with self._naming_conflicts(table.metadata().name):
+    def _write(self, name: str, rows: pa.Table, predicate: str | None, app_id: str) -> None:
+        table = self._handles.table(name)
+        properties = self._properties(Transaction(app_id, self.number))
+        before = table.version()
+        try:
             if predicate is None:
                 write_deltalake(table, rows, mode="append", commit_properties=properties)
             else:
                 write_deltalake(
                     table, rows, mode="overwrite", predicate=predicate, commit_properties=properties
                 )
+        except CommitFailedError as error:
+            raise self._conflict(name) from error
+        if table.version() == before + 1:
+            self._handles.committed(name, app_id, self.number)
 
     def _properties(self, transaction: Transaction) -> CommitProperties:
         return CommitProperties(
             app_transactions=[transaction],
             custom_metadata={"lane": self.lane, "batch": str(self.number)},
-            max_commit_retries=3,
+            max_commit_retries=_TURNS,
         )
 
-    @contextmanager
-    def _naming_conflicts(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except CommitFailedError as error:
-            raise CommitConflictError(
-                f"table {name}: another writer committed on lane {self.lane} during batch {self.number}",
-                table=name,
-                lane=self.lane,
-                batch=self.number,
-            ) from error
+    def _conflict(self, name: str) -> CommitConflictError:
+        return CommitConflictError(
+            f"table {name}: another writer committed on lane {self.lane} during batch {self.number}",
+            table=name,
+            lane=self.lane,
+            batch=self.number,
+        )
 
 
 def _add_missing_columns(table: DeltaTable, schema: pa.Schema) -> None:
@@ -297,11 +325,6 @@ def _add_missing_columns(table: DeltaTable, schema: pa.Schema) -> None:
     missing = [field for field in schema if field.name not in known]
     if missing:
         table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
-
-
-def last_planned(lake: Lake, lane: str) -> int:
-    """The number of the last batch that was planned on a lane; 0 before the first."""
-    return lake.table("batches").transaction_version(_plans_of(lane)) or 0
 
 
 def _plans_of(lane: str) -> str:

@@ -138,6 +138,18 @@ def may_hold(actions: pa.Table, column: str, keys: Keys) -> npt.NDArray[np.bool_
     return found
 
 
+def may_differ(before: pa.Table, after: pa.Table, datasets: Iterable[str]) -> bool:
+    """Whether a table may hold other rows of ``datasets`` than before, by the files of its two versions."""
+    kept = set(before["path"].to_pylist()) & set(after["path"].to_pylist())
+    for actions in (before, after):
+        changed = actions.filter(
+            pa.array([path not in kept for path in actions["path"].to_pylist()], pa.bool_())
+        )
+        if any(may_hold(changed, "dataset", {name: [name]}).any() for name in datasets):
+            return True
+    return False
+
+
 def _bounds(actions: pa.Table, column: str) -> tuple[Texts, Texts]:
     """The least and the greatest text of a column, file by file; both None where one is not known."""
     names = (f"min.{column}", f"max.{column}")

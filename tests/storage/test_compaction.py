@@ -148,6 +148,7 @@ def test_a_batch_that_meets_a_compaction_is_a_conflict_and_doubles_nothing(lake:
     for number in range(4):
         land(lake, number + 1, findings(*names(number * 10, number * 10 + 10)))
     commit = LaneCommit(lake, "main", 9)
+    commit.look("findings")
     compact(lake, "findings")
     with pytest.raises(CommitConflictError):
         commit.replace("findings", findings("s00005", rule="new"), ("stem", {"d": ["s00005"]}))

@@ -99,12 +99,34 @@ def test_names_with_quotes_and_signs_are_values_not_sql(lake: Lake, name: str) -
 
 def test_a_writer_that_came_between_is_a_conflict_and_not_a_second_copy(lake: Lake) -> None:
     mine, theirs = LaneCommit(lake, "main", 1), LaneCommit(lake, "main", 1)
+    mine.look("findings")
     theirs.append("findings", findings(finding("a")))
     with pytest.raises(CommitConflictError) as caught:
         mine.append("findings", findings(finding("a")))
     assert caught.value.transient
     assert caught.value.table == "findings"
     assert stems(lake) == ["a"]
+
+
+def test_lanes_with_data_sets_of_their_own_do_not_wait_for_each_other(lake: Lake) -> None:
+    def rows(dataset: str, *stems: str, batch: int = 1) -> pa.Table:
+        return findings(*({**finding(stem, batch=batch), "dataset": dataset} for stem in stems))
+
+    one, two, meddler = LaneCommit(lake, "one", 1), LaneCommit(lake, "two", 1), LaneCommit(lake, "three", 1)
+    for commit in (one, two, meddler):
+        commit.look("findings")
+    one.replace("findings", rows("d", "a", "b"), ("stem", {"d": ["a", "b"]}))
+    two.replace("findings", rows("e", "a"), ("stem", {"e": ["a"]}))
+    assert two.has("findings")
+    with pytest.raises(CommitConflictError):
+        meddler.replace("findings", rows("d", "a"), ("stem", {"d": ["a"]}))
+    # Also where both write files anew.
+    one, two = LaneCommit(lake, "one", 2), LaneCommit(lake, "two", 2)
+    two.look("findings")
+    one.replace("findings", rows("d", "b", batch=2), ("stem", {"d": ["a", "b"]}))
+    two.replace("findings", rows("e", "c", batch=2), ("stem", {"e": ["a"]}))
+    left = lake.read("findings").select(["dataset", "stem"]).to_pylist()
+    assert sorted(tuple(row.values()) for row in left) == [("d", "b"), ("e", "c")]
 
 
 def test_put_replaces_the_row_with_the_same_key(lake: Lake) -> None:
