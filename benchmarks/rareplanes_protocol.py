@@ -78,13 +78,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of the training on all real data; the others follow")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--amp", action="store_true", help="mixed precision: on a GPU, and for resnet")
-    parser.add_argument("--rate", type=float, default=1e-3, help="the largest learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="the largest learning rate")
     parser.add_argument("--rendered", type=int, help="rendered pictures")
     parser.add_argument("--left", type=float, default=0.3, help="share of parameters after pruning, at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", help="keep models in this folder, and go on from what is there")
     found = parser.parse_args()
-    small = {"width": 320, "height": 240, "epochs": 20, "rendered": 100}
+    small = {"width": 320, "height": 240, "epochs": 12, "rendered": 60}
     large = {"width": 640, "height": 480, "epochs": 120, "rendered": 2000}
     for name, value in (large if found.full else small).items():
         if getattr(found, name) is None:
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace, folder: Path) -> list[_Row]:
     train, val, test = (real[name] for name in ("train", "val", "test"))
     tenth = len(real["trainval"]) // 10
     few = train[:: len(train) // tenth][:tenth]
-    epochs, quick = options.epochs, max(options.epochs // 3, 1)
+    epochs, quick = options.epochs, max(options.epochs // 4, 1)
     stages = _Stages(folder, val, test)
     first = _from(_spec(options, epochs), options.weights)
     full = stages.train("all real data", first, train)
@@ -263,7 +263,7 @@ def _spec(options: argparse.Namespace, epochs: int, *, rate: float | None = None
         batch_size=options.batch,
         max_learning_rate=rate or options.rate,
         min_learning_rate=1e-5,
-        validation_period=max(epochs // 6, 1),
+        validation_period=max(epochs // 3, 1),
         num_layers=options.layers,
         amp=options.amp,
         class_weights={"Platelets": 3.0},

@@ -92,13 +92,16 @@ def test_imagenets_weights_of_efficientnet_lite0_are_taken_by_their_order(
     lite = replace(spec, model_config=replace(spec.model_config, arch="efficientnet_lite0"))
     ours = build_model(lite)
     report = load_pretrained(ours, efficientnet_lite0)
-    assert set(report.kept) == HEADS
+    norm = {f"backbone.norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+    assert set(report.kept) == HEADS | norm
     theirs = [t for t in torch.load(efficientnet_lite0, weights_only=True).values() if t.dim()]
-    own = [t for t in ours.backbone.state_dict().values() if t.dim()]
+    own = [t for t in ours.backbone.get_submodule("net").state_dict().values() if t.dim()]
     assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=False))
+    pictures = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        features = ours.eval().backbone(torch.rand(1, 3, 64, 64))
-    assert 0.01 < features.std() < 10  # the statistics belong to the kernels
+        features = ours.eval().backbone(pictures)
+        assert 0.01 < features.std() < 10  # the statistics belong to the kernels
+        assert ours.train().backbone(pictures).std() == pytest.approx(1, abs=0.1)
     resnet = build_model(spec)
     with pytest.raises(TrainingError, match="none of its"):
         load_pretrained(resnet, efficientnet_lite0)

@@ -108,9 +108,13 @@ def _by_order(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
     """The backbone's tensors to those of the file at the same places; none where one shape is another.
 
     Counters of batches are left out: not every program keeps them. What the file has behind the backbone, its
-    head, is not used.
+    head, is not used, and the norm that is put behind timm's networks is not in it.
     """
-    mine = [name for name, tensor in own.items() if name.startswith("backbone.") and tensor.dim()]
+    mine = [
+        name
+        for name, tensor in own.items()
+        if name.startswith("backbone.") and not name.startswith("backbone.norm.") and tensor.dim()
+    ]
     theirs = [name for name, tensor in source.items() if tensor.dim()]
     pairs = list(zip(mine, theirs, strict=False))
     agree = len(theirs) >= len(mine) and all(
