@@ -5,12 +5,10 @@ Large files are the rule, so the decoding is typed and the columns are built who
 
 from __future__ import annotations
 
-import gc
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
@@ -40,6 +38,7 @@ from transforms.formats.coco_columns import (
 )
 from transforms.formats.coco_plain import PlainColumns, plain_columns
 from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
+from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.json_text import decode, extras, utf8
 from transforms.formats.refs import ref_of, tidy
 
@@ -87,7 +86,7 @@ def read_coco(data: bytes, path: str) -> Delivery:
     """
     json = utf8(data, path)
     try:
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return _read_results(json, path) if _STARTS_LIST.match(json) else _read_file(json, path)
     except (ValueError, OverflowError, RecursionError) as error:
         # What no type has asked for is decoded late: keys without a column, segmentations.
@@ -116,7 +115,7 @@ def read_coco_chunks(
         file.seek(0)
         yield otherwise(file.read(), path)
         return
-    with _no_garbage_collection():
+    with no_garbage_collection():
         try:
             yield from _parts(file, found, path)
         except _NotInPartsError:
@@ -459,18 +458,6 @@ def _size(value: float | None, what: str, image: _Image, path: str) -> int | Non
         found = f"{value} as {what} of image {image.id}"
         raise UnreadableError(path, found, expected="a whole number of pixels")
     return int(value)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A million small lists make the collector walk them again and again, and none of them is garbage."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _json(value: object) -> str:

@@ -17,6 +17,7 @@ from transforms.formats.coco import EXPECTED as EXPECTED_COCO
 from transforms.formats.coco import read_coco, read_coco_chunks
 from transforms.formats.cvat import cvat_of
 from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
+from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.gathered import Gathered, Rows
 from transforms.formats.json_text import keys_of, utf8
 from transforms.formats.kitti import EXPECTED as EXPECTED_KITTI
@@ -122,14 +123,15 @@ def read_labels(files: Iterable[tuple[str, bytes]]) -> dict[str, pa.Table]:
     """
     gathered = Gathered()
     parts: dict[str, list[pa.Table]] = {"labels": [], "mentions": [], "categories": []}
-    for path, data in files:
-        if (rows := plain_rows(data, path)) is not None:
-            gathered.add(path, rows)
-            continue
-        delivery = read_label(data, path)
-        for name, tables in parts.items():
-            rows_of = getattr(delivery, name)
-            tables.append(rows_of.append_column("source", pa.repeat(pa.scalar(path), rows_of.num_rows)))
+    with no_garbage_collection():
+        for path, data in files:
+            if (rows := plain_rows(data, path)) is not None:
+                gathered.add(path, rows)
+                continue
+            delivery = read_label(data, path)
+            for name, tables in parts.items():
+                rows_of = getattr(delivery, name)
+                tables.append(rows_of.append_column("source", pa.repeat(pa.scalar(path), rows_of.num_rows)))
     return {name: pa.concat_tables([table, *parts[name]]) for name, table in gathered.tables().items()}
 
 
