@@ -1,7 +1,15 @@
 """Shards: writing beside copying the bytes, reading beside a torch DataLoader over loose files.
 
 Reading: the same JPEGs at 640x480, decoded by the same library into tensors, shuffled, in batches, with as
-many threads here as worker processes there. Writing: the same files joined into one, with nothing else done.
+many threads here as worker processes there. Writing: the same files copied one by one, and joined into one
+file, with nothing else done.
+
+Of files of 20 KB the time goes to opening and reading them; a shard adds SHA-256 (a fifth of the processor
+time, in a thread of its own), tar headers, JSON and joining. What was tried for writing, 1,092 files on two
+busy cores: 0.14 s of processor time before, 0.08 s after all of it. Labels encoded once, not twice: 2 ms. A
+header whose checksum is summed over name and size alone: 4 ms to 1.7 ms. One join and one write for each
+megabyte in place of ``writev`` over 512 pieces that were hashed one by one: most of it, because every small
+piece took the interpreter's lock. ``os.read`` in place of file objects: the rest.
 """
 
 from __future__ import annotations

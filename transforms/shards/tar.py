@@ -6,7 +6,6 @@ same bytes. ``<key>.jpg`` (or the image's own suffix) is the image, ``<key>.json
 
 from __future__ import annotations
 
-import struct
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -15,8 +14,11 @@ from storage.errors import UnreadableError
 
 BLOCK = 512
 _RECORD = 20 * BLOCK
-_CHECKSUM = struct.Struct("8s")
 _LONGEST = 99
+_MODE = b"0000644\x000000000\x000000000\x00"
+_TIME = b"\x0000000000000\x00"
+_REST = b"\x00 0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
+_PLAIN = sum(_MODE) + sum(_TIME) + 8 * ord(" ") + sum(_REST[2:])
 
 
 def header(name: str, size: int) -> bytes:
@@ -27,17 +29,11 @@ def header(name: str, size: int) -> bytes:
         info.size = size
         info.mode = 0o644
         return info.tobuf(tarfile.PAX_FORMAT)
-    # The same as tarfile writes, at a tenth of its time.
-    block = bytearray(BLOCK)
-    block[: len(raw)] = raw
-    block[100:136] = b"0000644\x000000000\x000000000\x00%011o\x00" % size
-    block[136:148] = b"00000000000\x00"
-    block[148:156] = b"        "
-    block[156:157] = b"0"
-    block[257:265] = b"ustar\x0000"
-    block[329:345] = b"0000000\x000000000\x00"
-    block[148:156] = b"%06o\x00 " % sum(block)
-    return bytes(block)
+    # The same as tarfile writes, at a thirtieth of its time: only name and size differ.
+    digits = b"%011o" % size
+    checksum = _PLAIN + sum(raw) + sum(digits)
+    filled = raw + bytes(_LONGEST + 1 - len(raw))
+    return b"%b%b%b%b%06o%b" % (filled, _MODE, digits, _TIME, checksum, _REST)
 
 
 def padding(size: int) -> bytes:

@@ -39,7 +39,6 @@ SUFFIXES = {"webdataset": "tar", "tfrecord": "tfrecord"}
 _LAYOUT = 2  # shards of another one are written anew
 _READS_AT_ONCE = 4
 _BUFFER = 1 << 20
-_PIECES = 512  # that one call of the system may be given; Linux takes 1024
 
 Read = Callable[[Sequence[Entry]], Iterable[bytes | str]]
 """The bytes of entries, in their order, or a text that says why there are none."""
@@ -87,10 +86,11 @@ def write_shards(
     written = kept = 0
     for number, part in enumerate(parts_of(listed, size_bytes)):
         name = f"{prefix}-{number:06d}.{SUFFIXES[form]}"
-        source = source_of(part, f"{form}+masks" if masks else form)
+        said = [labels_json(entry.labels) for entry in part]
+        source = source_of(part, said, f"{form}+masks" if masks else form)
         shard = _finished(store, name, source)
         if shard is None:
-            shard, lost = _write_one(store, name, part, _Form(form, masks), source, fetch)
+            shard, lost = _write_one(store, name, part, said, _Form(form, masks), source, fetch)
             failed |= lost
             written += 1
         else:
@@ -126,12 +126,12 @@ def parts_of(entries: Sequence[Entry], size_bytes: int) -> Iterator[list[Entry]]
         yield part
 
 
-def source_of(part: Sequence[Entry], form: str) -> str:
-    """A hash of all that a shard's bytes follow from."""
+def source_of(part: Sequence[Entry], said: Sequence[bytes], form: str) -> str:
+    """A hash of all that a shard's bytes follow from; ``said`` are the labels of its entries as JSON."""
     digest = hashlib.sha256(f"{_LAYOUT}/{form}".encode())
-    for entry in part:
+    for entry, labels in zip(part, said, strict=True):
         digest.update(f"\0{entry.key}.{entry.suffix}\0{entry.version}\0{entry.size_bytes}\0".encode())
-        digest.update(labels_json(entry.labels))
+        digest.update(labels)
     return digest.hexdigest()
 
 
@@ -148,7 +148,13 @@ def _finished(store: ObjectStore, name: str, source: str) -> Shard | None:
 
 
 def _write_one(
-    store: ObjectStore, name: str, part: Sequence[Entry], form: _Form, source: str, read: Read
+    store: ObjectStore,
+    name: str,
+    part: Sequence[Entry],
+    said: Sequence[bytes],
+    form: _Form,
+    source: str,
+    read: Read,
 ) -> tuple[LabelledShard, dict[str, str]]:
     # An index of older bytes must not speak for new ones.
     store.remove(index_name(name))
@@ -162,7 +168,7 @@ def _write_one(
         place = target.with_name(f".{target.name}.{os.getpid()}.tmp") if target else Path(scratch) / "shard"
         try:
             with place.open("wb", buffering=0) as file:
-                shard = _fill(file, name, part, form, source, read, failed)
+                shard = _fill(file, name, part, said, form, source, read, failed)
             if target is not None:
                 place.replace(target)
             else:
@@ -180,6 +186,7 @@ def _fill(
     file: BinaryIO,
     name: str,
     part: Sequence[Entry],
+    said: Sequence[bytes],
     form: _Form,
     source: str,
     read: Read,
@@ -187,16 +194,15 @@ def _fill(
 ) -> LabelledShard:
     writer = _Writer(file)
     located: list[Located] = []
-    labels: list[msgspec.Raw] = []
+    kept: list[msgspec.Raw] = []
     objects: Counter[str] = Counter()
     with writer:
-        for entry, data in zip(part, read(part), strict=True):
+        for entry, labels, data in zip(part, said, read(part), strict=True):
             if isinstance(data, str):
                 failed[entry.key] = data
                 continue
-            said = labels_json(entry.labels)
-            located.append(_member_of(writer, entry, data, said, form))
-            labels.append(msgspec.Raw(said))
+            located.append(_member_of(writer, entry, data, labels, form))
+            kept.append(msgspec.Raw(labels))
             objects.update(counts_of(entry.labels))
         if form.name == "webdataset":
             writer.put(tar.end(writer.size))
@@ -208,25 +214,24 @@ def _fill(
         made_from=source,
         objects=dict(objects.most_common()),
         samples=tuple(located),
-        labels=tuple(labels),
+        labels=tuple(kept),
     )
 
 
-def _member_of(writer: _Writer, entry: Entry, data: bytes, said: bytes, form: _Form) -> Located:
+def _member_of(writer: _Writer, entry: Entry, data: bytes, labels: bytes, form: _Form) -> Located:
     if form.name == "tfrecord":
         record = tao_example(entry.labels, data)
         member = Member("tfrecord", writer.size + 12, len(record))
         writer.put(framed(record))
         return Located(entry.key, (member,))
     members = []
-    contents = [(entry.suffix, data), ("json", said)]
+    contents = [(entry.suffix, data), ("json", labels)]
     if form.masks:
         contents.append(("mask.png", instance_map(entry.labels)))
     for suffix, content in contents:
-        writer.put(tar.header(f"{entry.key}.{suffix}", len(content)))
-        members.append(Member(suffix, writer.size, len(content)))
-        writer.put(content)
-        writer.put(tar.padding(len(content)))
+        head = tar.header(f"{entry.key}.{suffix}", len(content))
+        members.append(Member(suffix, writer.size + len(head), len(content)))
+        writer.put(head, content, tar.padding(len(content)))
     return Located(entry.key, tuple(members))
 
 
@@ -249,29 +254,25 @@ class _Writer:
         self.size = 0
         self.sha256 = ""
 
-    def put(self, data: bytes) -> None:
+    def put(self, *parts: bytes) -> None:
         """Bytes to come next."""
-        self._parts.append(data)
-        self._waiting += len(data)
-        self.size += len(data)
-        if self._waiting >= _BUFFER or len(self._parts) >= _PIECES:
+        self._parts += parts
+        size = sum(map(len, parts))
+        self._waiting += size
+        self.size += size
+        if self._waiting >= _BUFFER:
             self._flush()
 
     def _flush(self) -> None:
-        parts, size = self._parts, self._waiting
+        # Joined, because hashing and writing of small pieces would hold the interpreter for each of them.
+        data = b"".join(self._parts)
         self._parts, self._waiting = [], 0
         if self._hashed is not None:
             self._hashed.result()
-        self._hashed = self._pool.submit(self._hash, parts)
-        done = os.writev(self._file.fileno(), parts) if parts else 0
-        if done < size:
-            rest = memoryview(b"".join(parts))[done:]
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-    def _hash(self, parts: list[bytes]) -> None:
-        for part in parts:
-            self._digest.update(part)
+        self._hashed = self._pool.submit(self._digest.update, data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def __enter__(self) -> Self:
         return self
@@ -313,8 +314,15 @@ def _handfuls(part: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 def _content(entry: Entry) -> bytes | str:
     try:
-        with Path(entry.uri).open("rb", buffering=0) as file:
-            return file.readall()
+        # Plain calls: a file object costs more than reading a small file does.
+        number = os.open(entry.uri, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(number, entry.size_bytes)
+            while more := os.read(number, _BUFFER):
+                data += more
+        finally:
+            os.close(number)
+        return data
     except OSError as error:
         return f"{type(error).__name__}: {error}"
 
