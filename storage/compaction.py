@@ -60,7 +60,9 @@ def compact(lake: Lake, name: str, *, stopping: Callable[[], bool] = lambda: Fal
         ]
         properties = CommitProperties(custom_metadata={"maintenance": "compaction"})
         try:
-            commit_files(files.table, [*files.removing(paths, data_change=False), *adds], properties)
+            made = commit_files(files.table, [*files.removing(paths, data_change=False), *adds], properties)
+            # Not the newest: what others commit meanwhile is a conflict for the next stretch.
+            files.table.load_as_version(made)
         except CommitFailedError as error:
             raise CommitConflictError(
                 f"{lake.url}: table {name}: another writer committed during compaction", table=name

@@ -238,16 +238,16 @@ def _taking(rows: pa.Table) -> Callable[[pa.Array], pa.Table]:
 
 def commit_files(
     table: DeltaTable, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties
-) -> None:
+) -> int:
     """Commit to exactly the version that ``table`` is of; CommitFailedError where there is a newer one.
 
-    Delta would let a removal through that another writer's compaction has already made: rows would be
-    doubled. So nothing is rebased, and whoever meets another writer looks again.
+    Returns the version that was made; the handle stays where it was. Delta would let a removal through that
+    another writer's compaction has already made: rows would be doubled. So nothing is rebased, and whoever
+    meets another writer looks again.
     """
     properties.max_commit_retries = 0
-    committed = table.version() + 1
     table.create_write_transaction(list(actions), "append", table.schema(), commit_properties=properties)
-    table.load_as_version(committed)
+    return table.version() + 1
 
 
 def is_plain(table: DeltaTable) -> bool:

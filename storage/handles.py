@@ -19,14 +19,12 @@ _AT_ONCE = 8
 class _Kept:
     table: DeltaTable
     version: int
-    """The version that ``transactions`` are of."""
+    """The version that ``transactions`` are of; that of the handle, or of our own commit since."""
     transactions: dict[str, int] = field(default_factory=dict)
 
 
 class Handles:
-    """Handles of the tables that ``reach`` opens, each at the version that it was last refreshed to, or that
-    it has committed itself.
-    """
+    """Handles of the tables that ``reach`` opens, each at the version that it was last refreshed to."""
 
     def __init__(self, reach: Callable[[str], DeltaTable]) -> None:
         self._reach = reach
@@ -47,20 +45,21 @@ class Handles:
         return self._kept[name].table
 
     def transaction(self, name: str, app_id: str) -> int:
-        """The last transaction of an application that a handle's version has; 0 where there is none."""
+        """The last transaction of an application in a table as last looked at; 0 where there is none."""
         table = self.table(name)
         kept = self._kept[name]
-        if kept.version != table.version():
+        if table.version() > kept.version:
             kept.version, kept.transactions = table.version(), {}
         if app_id not in kept.transactions:
             kept.transactions[app_id] = table.transaction_version(app_id) or 0
         return kept.transactions[app_id]
 
-    def committed(self, name: str, app_id: str, number: int) -> None:
-        """Note that a handle stands at the version that it has just committed, with that transaction."""
+    def committed(self, name: str, version: int, app_id: str, number: int) -> None:
+        """Note that we have committed that transaction as ``version``, which the handle may not have seen."""
         kept = self._kept[name]
-        kept.version = kept.table.version()
-        kept.transactions[app_id] = number
+        if version == kept.version + 1:
+            kept.version = version
+            kept.transactions[app_id] = number
 
     def forget(self) -> None:
         """Open everything anew the next time: after a conflict, or an error that leaves doubts."""

@@ -260,11 +260,11 @@ class LaneCommit:
                 return
             table = self._handles.table(name)
             try:
-                commit_files(table, actions, self._properties(Transaction(self.lane, self.number)))
+                made = commit_files(table, actions, self._properties(Transaction(self.lane, self.number)))
             except CommitFailedError as error:
                 self._follow(name, files, datasets, error)
                 continue
-            self._handles.committed(name, self.lane, self.number)
+            self._handles.committed(name, made, self.lane, self.number)
             return
         raise self._conflict(name)
 
@@ -301,7 +301,7 @@ class LaneCommit:
         except CommitFailedError as error:
             raise self._conflict(name) from error
         if table.version() == before + 1:
-            self._handles.committed(name, app_id, self.number)
+            self._handles.committed(name, before + 1, app_id, self.number)
 
     def _properties(self, transaction: Transaction) -> CommitProperties:
         return CommitProperties(
