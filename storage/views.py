@@ -100,6 +100,37 @@ VIEWS: dict[str, View] = {
         """
         SELECT dataset, key, version, error, batch, seen_at FROM {newest} WHERE state = 'quarantined'""",
     ),
+    "run_inputs": View(
+        "what a run took, and the run that made it",
+        """
+        SELECT run, e.key AS what, e.value AS made_by
+        FROM (SELECT run, unnest(map_entries(from_json(coalesce(inputs, json_object()),
+                                                       '"MAP(VARCHAR, VARCHAR)"'))) AS e FROM {runs})""",
+    ),
+    "ancestry": View(
+        "every run with all runs before it that it rests on, itself among them",
+        """
+        WITH RECURSIVE up(run, rests_on) AS (
+            SELECT run, run FROM {runs}
+            UNION
+            SELECT up.run, i.made_by FROM up JOIN {run_inputs} i ON i.run = up.rests_on)
+        SELECT up.run, up.rests_on, r.step, r.dataset, r.execution, r.position, r.snapshot, r.outputs
+        FROM up JOIN {runs} r ON r.run = up.rests_on""",
+    ),
+    "model_objects": View(
+        "every model file with the objects of the bucket that it was made from, at their versions, and "
+        "whether these are still there (current), replaced or removed",
+        """
+        SELECT m.model, m.kind AS file, m.state AS model_state, o.*,
+               CASE WHEN n.key IS NULL OR n.state = 'removed' THEN 'removed'
+                    WHEN n.version IS DISTINCT FROM o.version THEN 'replaced' ELSE 'current' END AS now
+        FROM {models} m JOIN (
+            SELECT a.run AS made_by, s.dataset, s.sample, s.kind, s.key, s.version,
+                   list_sort(list(DISTINCT s.role)) AS roles
+            FROM {ancestry} a JOIN {seen} s ON s.run = a.rests_on GROUP BY ALL) o ON o.made_by = m.run
+        LEFT JOIN (SELECT dataset, key, arg_max(state, batch) AS state, arg_max(version, batch) AS version
+                   FROM {newest} GROUP BY ALL) n ON n.dataset = o.dataset AND n.key = o.key""",
+    ),
 }
 
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "ingest": ("dropmill.cli.ingest", "Bring a lake up to date with a bucket, once."),
     "jobs": ("dropmill.cli.jobs", "Runs, their logs, and how to end them."),
     "lake": ("dropmill.cli.lake", "Compact a lake, look at its versions, delete what nobody needs."),
+    "lineage": ("dropmill.cli.lineage", "From a model to the objects it was made from, and back."),
     "model": ("dropmill.cli.model", "Train and export detectors."),
     "page": ("dropmill.cli.page", "The page of a lake, to look at, with nothing else running."),
     "quarantine": ("dropmill.cli.quarantine", "Objects that cannot be read: see them, try again, take out."),

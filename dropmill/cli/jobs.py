@@ -1,32 +1,49 @@
-"""``dropmill jobs``: runs, their logs, and how to end them."""
+"""``dropmill jobs``: the runs of pipelines, their logs, and how to start, stop and retry them."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-import dropmill
+from dropmill.cli.lane import lake_of, lake_options
 from dropmill.cli.tables import print_rows
-from storage.errors import JobError
+from storage.errors import ConfigError, JobError, UnknownKeyError
+
+if TYPE_CHECKING:
+    from dropmill.config import Config
+    from ingest.triggers import Pipeline
+    from storage.lake import Lake
 
 _ADDRESS = "http://127.0.0.1:8265"
+_POLL_S = 1.0
+
+_ray = click.option(
+    "--ray", "address", default=_ADDRESS, show_default=True, help="The dashboard of the Ray cluster."
+)
 
 
 @click.group("jobs")
 def command() -> None:
-    """Runs that the service has started."""
+    """Runs of pipelines. A service on the lake submits what is started or retried here."""
 
 
 @command.command("list")
-@click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
+@lake_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
-def list_runs(lake_url: str, *, as_json: bool) -> None:
+def list_runs(config_path: Path | None, lake_url: str | None, *, as_json: bool) -> None:
     """All runs of a lake, the newest first."""
-    rows = dropmill.open(lake_url).sql(
-        """SELECT run, pipeline, dataset, state, labelled_images, metrics ->> 'mAP50' AS mAP50,
-                  submitted_at, ended_at, error FROM runs ORDER BY submitted_at DESC"""
+    rows = lake_of(config_path, lake_url).sql(
+        """SELECT run, pipeline, step, dataset, state, attempt, labelled_images, metrics ->> 'mAP50' AS mAP50,
+                  submitted_at, ended_at, error
+           FROM runs ORDER BY max(submitted_at) OVER (PARTITION BY coalesce(execution, run)) DESC,
+                              execution, position DESC, submitted_at DESC"""
     )
     if as_json:
         click.echo(rows.json())
@@ -36,24 +53,143 @@ def list_runs(lake_url: str, *, as_json: bool) -> None:
 
 @command.command("logs")
 @click.argument("run")
-@click.option(
-    "--ray", "address", default=_ADDRESS, show_default=True, help="The dashboard of the Ray cluster."
-)
-def logs(run: str, address: str) -> None:
-    """What the job of RUN has written, as long as its cluster lives."""
+@lake_options
+@_ray
+def logs(run: str, config_path: Path | None, lake_url: str | None, address: str) -> None:
+    """What the job of RUN has written, as long as its cluster lives; with a lake that of its last attempt."""
     from ingest.jobs import Jobs
+    from ingest.progress import job_of
 
-    click.echo(Jobs(address).log(run), nl=False)
+    job = run
+    if config_path is not None or lake_url is not None:
+        job = job_of(_row(lake_of(config_path, lake_url), run))
+    click.echo(Jobs(address).log(job), nl=False)
 
 
 @command.command("stop")
 @click.argument("run")
-@click.option(
-    "--ray", "address", default=_ADDRESS, show_default=True, help="The dashboard of the Ray cluster."
-)
-def stop(run: str, address: str) -> None:
-    """End the job of RUN; the service then marks the run as failed."""
+@lake_options
+@_ray
+def stop(run: str, config_path: Path | None, lake_url: str | None, address: str) -> None:
+    """Call RUN off, and the steps after it; its job is ended."""
+    from ingest import progress
     from ingest.jobs import Jobs
+    from ingest.triggers import write_runs
 
-    if not Jobs(address).stop(run):
-        raise JobError(f"job {run} is not running")
+    lake = lake_of(config_path, lake_url)
+    row = _row(lake, run)
+    # The row first: the job could end meanwhile, and what has ended is not stopped.
+    write_runs(lake, progress.stop(_rows(lake, row), run, datetime.now(UTC)))
+    if row["state"] == "submitted":
+        try:
+            Jobs(address).stop(progress.job_of(row))
+        except JobError as error:
+            raise JobError(f"run {run} is marked as stopped, but its job was not reached: {error}") from error
+    click.echo(f"{run}: stopped")
+
+
+@command.command("retry")
+@click.argument("run")
+@lake_options
+def retry(run: str, config_path: Path | None, lake_url: str | None) -> None:
+    """Let RUN, which failed or was stopped, be tried again, and the steps after it with it."""
+    from ingest import progress
+    from ingest.triggers import write_runs
+
+    lake = lake_of(config_path, lake_url)
+    changed = progress.retry(_rows(lake, _row(lake, run)), run, datetime.now(UTC))
+    write_runs(lake, changed)
+    for row in changed:
+        click.echo(f"{row['run']}: {row['state']}, attempt {row['attempt']}")
+
+
+@command.command("start")
+@click.argument("pipeline")
+@click.option(
+    "-c",
+    "--config",
+    "config_path",
+    default="dropmill.yaml",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+)
+@click.option("--dataset", help="The data set, where the pipeline is for all.")
+@click.option("--anew", is_flag=True, help="Also where the same was done on the same data.")
+@click.option(
+    "--follow", is_flag=True, help="Without a service: submit its jobs from here, until it is over."
+)
+def start(pipeline: str, config_path: Path, dataset: str | None, *, anew: bool, follow: bool) -> int:
+    """Start PIPELINE now, on the tables as they are, whatever its `when` says."""
+    from dropmill.config import load_config
+    from ingest.triggers import start_by_hand
+    from storage.lake import Lake
+
+    config = load_config(config_path)
+    chosen = _pipeline(config, pipeline)
+    if dataset is not None and chosen.dataset not in (None, dataset):
+        raise ConfigError(f"pipeline {pipeline} is for the data set {chosen.dataset}, not for {dataset}")
+    name = dataset or chosen.dataset
+    if name is None:
+        raise click.UsageError(f"pipeline {pipeline} is for every data set: say which with --dataset")
+    Lake.open(config.lake, config.lake_access.options())
+    lake = Lake.create(config.lake, config.lake_access.options())
+    rows = start_by_hand(lake, chosen, name, anew=anew)
+    for row in rows:
+        click.echo(row["run"])
+    if not follow:
+        return 0
+    return 0 if _follow(config, lake, str(rows[0]["execution"]), click.echo) else 1
+
+
+def _follow(config: Config, lake: Lake, execution: str, tell: Callable[[str], None]) -> bool:
+    """Do what a service does for an execution, until it is over; whether all of it succeeded."""
+    import ray
+
+    from ingest.jobs import Jobs
+    from ingest.progress import OPEN
+    from ingest.tasks import start_ray
+    from ingest.triggers import Triggers
+
+    address = start_ray(config.ray.address, num_cpus=config.ray.num_cpus, jobs=True)
+    try:
+        if address is None:
+            raise ConfigError(f"ray: the cluster at {config.ray.address} has no dashboard that takes jobs")
+        triggers = Triggers(lake, Jobs(address, runtime_env=config.runtime_env()), [])
+        told: dict[str, str] = {}
+        while True:
+            triggers.look_after()
+            rows = lake.sql(
+                "SELECT run, state, error FROM runs WHERE execution = $1 ORDER BY position",
+                parameters=[execution],
+            ).to_pylist()
+            for row in rows:
+                if row["state"] != "planned" and told.get(row["run"]) != row["state"]:
+                    told[row["run"]] = row["state"]
+                    tell(f"{row['run']}: {row['state']}" + (f": {row['error']}" if row["error"] else ""))
+            if all(row["state"] not in OPEN for row in rows):
+                return all(row["state"] == "succeeded" for row in rows)
+            time.sleep(_POLL_S)
+    finally:
+        ray.shutdown()
+
+
+def _pipeline(config: Config, name: str) -> Pipeline:
+    known = {pipeline.name: pipeline for pipeline in config.triggers()}
+    if name not in known:
+        raise UnknownKeyError("pipelines", name, known)
+    return known[name]
+
+
+def _row(lake: Lake, run: str) -> dict[str, Any]:
+    rows = lake.sql("SELECT * FROM runs WHERE run = $1", parameters=[run]).to_pylist()
+    if not rows:
+        raise JobError(f"{lake.url}: no run {run!r} in the table runs; see `dropmill jobs list`")
+    return dict(rows[0])
+
+
+def _rows(lake: Lake, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run with all of its execution."""
+    if not row["execution"]:
+        return [row]
+    rows = lake.sql("SELECT * FROM runs WHERE execution = $1", parameters=[row["execution"]])
+    return list(rows.to_pylist())

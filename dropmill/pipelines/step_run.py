@@ -142,6 +142,8 @@ class StepRun:
             _SEEN,
             parameters=[self.dataset, self.name, [pair[0] for pair in pairs], [pair[1] for pair in pairs]],
             versions={name: snapshot[name] for name in ("images", "annotations", "objects")},
+            max_rows=None,
+            timeout_s=None,
         ).arrow()
         self.lake.put("seen", found.select(schemas.SEEN.names).cast(schemas.SEEN), keys=["run"])
 
