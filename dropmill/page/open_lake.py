@@ -56,11 +56,11 @@ class OpenLake:
                 self._lake = Lake.open(self.url, self._options)
             return self._lake
 
-    def versions(self) -> Snapshot:
-        """The newest version of every table, as it was a second ago or later."""
+    def versions(self, *, look: bool = False) -> Snapshot:
+        """The newest version of every table, as it was a second ago or later, or now (``look``)."""
         lake = self.lake
         with self._lock:
-            if time.monotonic() - self._looked >= _FRESH_S:
+            if look or time.monotonic() - self._looked >= _FRESH_S:
                 for name in TABLES:
                     self._follow(lake, name)
                 self._looked = time.monotonic()

@@ -62,6 +62,7 @@ class Summary:
         Raises what counting raised, where nothing was ever counted.
         """
         until = time.monotonic() + wait_s
+        self._lake.versions(look=wait_s > 0)
         with self._changed:
             while True:
                 versions = self._versions()

@@ -1,6 +1,6 @@
 // Small charts in SVG, each with the words that a screen reader needs.
 
-import { el, hueOf, svg } from "./dom.js";
+import { el, svg } from "./dom.js";
 
 /** A bar of a part of 1, for a cell of a table whose number stands beside it. */
 export function bar(part, name) {
@@ -79,5 +79,3 @@ export function lines(label, xs, series) {
   }
   return chart;
 }
-
-export { hueOf };

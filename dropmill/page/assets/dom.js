@@ -25,12 +25,27 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** The colour of a class follows from its name, so that it is the same everywhere. */
+const KEPT = "dropmill-classes";
+const MOST_KEPT = 500;
+let known = null;
+
+/** The hue of a class: far from those of the classes seen before it, and the same on every view. */
 export function hueOf(name) {
-  let hash = 2166136261;
-  for (const sign of String(name)) hash = Math.imul(hash ^ sign.codePointAt(0), 16777619) >>> 0;
-  hash = Math.imul(hash ^ (hash >>> 15), 2246822519) >>> 0;
-  return (hash % 48) * 7.5;
+  if (known === null) {
+    try {
+      known = JSON.parse(localStorage.getItem(KEPT) ?? "[]");
+    } catch {
+      known = [];
+    }
+    if (!Array.isArray(known)) known = [];
+  }
+  let place = known.indexOf(String(name));
+  if (place < 0) {
+    place = known.push(String(name)) - 1;
+    if (place < MOST_KEPT) localStorage.setItem(KEPT, JSON.stringify(known));
+  }
+  // The golden angle: each new one falls into the widest gap.
+  return Math.round((165 + place * 137.508) % 360);
 }
 
 /** A table with its caption. Columns: {title, value(row) -> node or text, number, bar}. */

@@ -84,7 +84,7 @@ async function fetchPage(list, progress, wanted, shown, after, signal) {
   const total = list.children.length;
   const more = el("button", { type: "button", onclick: () => fetchPage(list, progress, wanted, shown, cursor, signal) }, "More");
   progress.replaceChildren(cursor ? more : "", el("span", { class: "dim" },
-    total ? `${count(total)} shown${cursor ? "" : ", that is all"}` : "No sample is like that."));
+    total ? `${count(total)} shown${cursor ? "" : ", that is all"}` : "No image is like that. (Findings may also be about files and labels without an image.)"));
   say(`${total} samples shown`);
 }
 
