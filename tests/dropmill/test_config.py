@@ -118,3 +118,12 @@ def test_every_setting_is_documented() -> None:
 
     allowed = {"quality.gate.", "quality.rules.limits.", "pipelines.steps.augment.options."}
     assert [name for name in undocumented(Config) if not name.startswith(tuple(allowed))] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pipelines.md"])
+def test_configurations_in_the_documents_load(tmp_path: Path, page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text()
+    block = next(part for part in text.split("```yaml\n")[1:] if "pipelines:" in part).split("```")[0]
+    head = "" if "bucket:" in block else "bucket: drops\nlake: lake\n"
+    (pipeline,) = load_config(write(tmp_path, head + block)).triggers()
+    assert pipeline.steps[-1].name == "promote"

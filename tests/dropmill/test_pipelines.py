@@ -1,0 +1,162 @@
+"""Steps on real data, small: what each leaves, what is promoted, and where models come from."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
+from dropmill.pipelines.step_run import StepRun
+from ingest.derive import Settings
+from ingest.plans import Step, plan_execution
+from ingest.triggers import write_runs
+from storage.errors import ConfigError, JobError
+from storage.lake import Lake
+from tests.ingest.mill import KITTI_CAR, Mill, picture
+
+_ABOUT = {"architecture": "net", "categories": ["Car"]}
+
+
+def planned(mill: Mill, *steps: str) -> list[StepRun]:
+    """Runs of an execution, as a service leaves them when it submits their jobs."""
+    rows = plan_execution(
+        "p",
+        [Step(name=name) for name in steps],
+        "road",
+        mill.lake.snapshot(),
+        labelled_images=3,
+        now=datetime.now(UTC),
+    )
+    write_runs(mill.lake, [{**row, "state": "submitted"} for row in rows])
+    return [StepRun(mill.lake, row["run"]) for row in rows]
+
+
+def test_a_model_leads_to_its_objects_and_an_object_to_its_models_also_when_it_is_gone(
+    mill: Mill, tmp_path: Path
+) -> None:
+    for name in "123":
+        mill.write(f"road/image_2/{name}.png", picture(100, 50))
+        mill.write(f"road/label_2/{name}.txt", KITTI_CAR.format(1, 1, 5, 5))
+    mill.ingest()
+    train, export = planned(mill, "train", "export")
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"weights")
+    train.saw({"train": ["image_2/1", "image_2/2"], "val": ["image_2/3"]})
+    train.keep("checkpoint", file, _ABOUT)
+    train.succeed()
+    export.keep("engine", file, _ABOUT)
+    export.succeed()
+
+    found = lineage_of(mill.lake, f"{export.name}/model.bin")
+    assert [run["step"] for run in found.runs] == ["export", "train"]
+    assert found.runs[0]["takes"] == {"model": train.name}
+    versions = {row["key"]: row["version"] for row in mill.rows("SELECT key, version FROM newest")}
+    objects = {row["key"]: row for row in found.objects.to_pylist()}
+    assert {key: row["version"] for key, row in objects.items()} == versions
+    assert objects["road/label_2/3.txt"]["roles"] == ["val"]
+    assert removed_but_seen(mill.lake).to_pylist() == []
+
+    (mill.folder / "road/image_2/1.png").unlink()
+    mill.write("road/label_2/2.txt", KITTI_CAR.format(1, 1, 9, 9))
+    mill.ingest()
+    gone = removed_but_seen(mill.lake).to_pylist()
+    assert [(row["key"], row["now"]) for row in gone] == [
+        ("road/image_2/1.png", "removed"),
+        ("road/label_2/2.txt", "replaced"),
+    ]
+    models = sorted([f"{train.name}/model.bin", f"{export.name}/model.bin"])
+    assert gone[0]["models"] == models
+    saw = models_that_saw(mill.lake, "road/image_2/1.png").to_pylist()
+    assert sorted(row["model"] for row in saw) == models
+    assert {(row["version"], row["now"]) for row in saw} == {(versions["road/image_2/1.png"], "removed")}
+    with pytest.raises(ConfigError, match="no model 'x'"):
+        lineage_of(mill.lake, "x")
+    with pytest.raises(ConfigError, match="no object"):
+        models_that_saw(mill.lake, "road/none.png")
+
+
+def test_a_run_that_was_called_off_meanwhile_does_not_say_that_it_is_done(mill: Mill) -> None:
+    mill.image("road/1.png")
+    mill.ingest()
+    train, export = planned(mill, "train", "export")
+    with pytest.raises(JobError, match="which is submitted"):
+        export.needed("model")
+    write_runs(mill.lake, [{**train.row, "state": "stopped"}])
+    train.succeed()
+    assert StepRun(mill.lake, train.name).row["state"] == "stopped"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    from transforms.scenes import SceneConfig, write_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    config = SceneConfig(images=20, width=96, height=96, min_size=30, max_size=60, seed=3)
+    write_scenes(config, folder / "drops" / "air", format="voc", workers=1)
+    mill = Mill(folder / "drops", folder / "lake", Settings())
+    mill.ingest()
+    return mill.lake
+
+
+@pytest.mark.slow
+def test_steps_take_what_those_before_them_made_and_only_the_better_model_becomes_current(
+    scenes: Lake,
+) -> None:
+    pytest.importorskip("torch_pruning")
+    from dropmill.pipelines.work import work_by_hand
+
+    def metrics(run: StepRun) -> dict[str, Any]:
+        return dict(json.loads(run.row["metrics"]))
+
+    quick = {"epochs": 1, "batch_size": 4}
+    first = {
+        run.row["step"]: run
+        for run in work_by_hand(
+            scenes,
+            "air",
+            [
+                ("augment", {}),
+                ("train", {**quick, "num_layers": 10}),
+                ("prune", {"threshold": 0.99}),
+                ("retrain", quick),
+                ("quantise", {"method": "ptq", "images": 8}),
+                ("export", {"precision": "int8", "engine": False}),
+                ("evaluate", {}),
+                ("promote", {}),
+            ],
+        )
+    }
+    assert metrics(first["augment"])["imbalance_after"] <= metrics(first["augment"])["imbalance_before"]
+    assert metrics(first["prune"])["ratio"] < 0.7
+    assert metrics(first["promote"])["promoted"] == 1
+    held = scenes.sql("SELECT sample FROM images WHERE split IN ('val', 'test')").to_pylist()
+    learnt = scenes.sql(
+        "SELECT sample FROM seen WHERE role IN ('shards', 'train', 'calibration')"
+    ).to_pylist()
+    assert not {row["sample"] for row in held} & {row["sample"] for row in learnt}
+    card = (scenes.artifacts.root / "runs" / first["export"].name / "model_card.md").read_text()
+    assert all(f"| {step} |" in card for step in ("augment", "train", "prune", "retrain", "quantise"))
+    assert lineage_of(scenes, "current:air").run == first["export"].name
+
+    # The same weights measured again are not better than themselves.
+    second = work_by_hand(
+        scenes,
+        "air",
+        [
+            ("train", {**quick, "num_layers": 10}),
+            ("evaluate", {"split": "val"}),
+            ("promote", {"margin": 0.5}),
+        ],
+    )
+    assert json.loads(second[1].row["outputs"])["current"] == first["export"].name
+    assert "current_mAP50" in metrics(second[1])
+    assert metrics(second[2])["promoted"] == 0
+    states = scenes.sql("SELECT DISTINCT run, state FROM models WHERE state IS NOT NULL ORDER BY state")
+    assert [(row["run"], row["state"]) for row in states.to_pylist()] == [
+        (first["export"].name, "current"),
+        (second[0].name, "rejected"),
+    ]
