@@ -66,18 +66,26 @@ def advance(rows: Iterable[Row], jobs: Mapping[str, JobState], now: datetime) ->
 
 
 def retry(rows: Sequence[Row], run: str, now: datetime) -> list[Row]:
-    """The rows that let a run that failed or was stopped be tried again, and the steps after it with it.
+    """The rows that let a run that is over be done again, and the steps after it with it.
 
-    Raises JobError where there is nothing to try again.
+    Raises JobError where it is not over, where a step before it has to be done first, or where it is of no
+    pipeline.
     """
     chosen = _chosen(rows, run)
-    if chosen["state"] not in ("failed", "stopped"):
-        raise JobError(f"run {run} is {chosen['state']}; only what failed or was stopped is tried again")
     if not chosen.get("execution"):
         raise JobError(f"run {run} is of no pipeline; start its command again instead")
-    again = {"state": "planned", "error": None, "not_before": None, "ended_at": None}
-    first = {**chosen, **again, "attempt": (chosen.get("attempt") or 1) + 1, "submitted_at": now}
-    return [first, *[{**row, **again} for row in _siblings(rows, chosen) if row["state"] == "skipped"]]
+    siblings = _siblings(rows, chosen)
+    if busy := [row["run"] for row in siblings if row["state"] == "submitted"]:
+        raise JobError(f"run {busy[0]} of the same execution is at work; wait for it, or stop it")
+    if chosen["state"] in ("planned", "skipped"):
+        raise JobError(f"run {run} is {chosen['state']}: a step before it has to succeed first; retry that")
+    later = [row for row in siblings if row["position"] > chosen["position"]]
+    again = {"state": "planned", "error": None, "not_before": None, "ended_at": None, "submitted_at": now}
+    begun = ("succeeded", "failed", "stopped")
+    return [
+        {**row, **again, "attempt": (row["attempt"] or 1) + (row["state"] in begun)}
+        for row in [chosen, *later]
+    ]
 
 
 def stop(rows: Sequence[Row], run: str, now: datetime) -> list[Row]:

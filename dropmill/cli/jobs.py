@@ -92,7 +92,7 @@ def stop(run: str, config_path: Path | None, lake_url: str | None, address: str)
 @click.argument("run")
 @lake_options
 def retry(run: str, config_path: Path | None, lake_url: str | None) -> None:
-    """Let RUN, which failed or was stopped, be tried again, and the steps after it with it."""
+    """Let RUN, which is over, be done again, and the steps after it with it."""
     from ingest import progress
     from ingest.triggers import write_runs
 

@@ -147,8 +147,12 @@ def test_a_step_that_dies_is_tried_again_later_and_then_the_rest_is_skipped() ->
     assert (failed.row["state"], skipped.row["state"]) == ("failed", "skipped")
     rows = [failed.row, skipped.row]
     assert [row["state"] for row in retry(rows, first["run"], NOW)] == ["planned", "planned"]
-    with pytest.raises(JobError, match="only what failed"):
+    with pytest.raises(JobError, match="is at work"):
         retry([first, *later], first["run"], NOW)
+    with pytest.raises(JobError, match="step before it has to succeed"):
+        retry(rows, later[0]["run"], NOW)
+    done = [{**row, "state": "succeeded"} for row in rows]
+    assert [row["attempt"] for row in retry(done, done[0]["run"], NOW)] == [3, 2]
     refused, _ = advance([first, *later], {job_of(first): JobState.REFUSED}, NOW)
     assert refused.row["state"] == "failed"
     assert [row["state"] for row in stop([first, *later], first["run"], NOW)] == ["stopped", "skipped"]
