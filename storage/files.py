@@ -113,10 +113,11 @@ class TableFiles:
             owners = self._owners(touched, rows)
 
             def anew(index: int) -> list[AddAction]:
-                held = self._held(touched[index]) if few else self.rows_of([touched[index]])
-                kept = held.filter(pc.invert(rows_among(held, among)))
+                held = self._held(touched[index]) if few else self._whole(touched[index])
                 new = rows.filter(pa.array(owners == index))
-                return write_files(store, self.name, pa.concat_tables([kept, new]))
+                return write_files(
+                    store, self.name, pa.concat_tables([*_without(held, rows_among(held, among)), new])
+                )
 
             written = [action for actions in pool.map(anew, range(len(touched))) for action in actions]
         written += write_files(store, self.name, rows.filter(pa.array(owners == -1)) if touched else rows)
@@ -175,8 +176,16 @@ class TableFiles:
 
     def _held(self, path: str) -> pa.Table:
         if path not in self._read:
-            self._read[path] = self.rows_of([path])
+            self._read[path] = self._whole(path)
         return self._read[path]
+
+    def _whole(self, path: str) -> pa.Table:
+        """All rows of a file; a scan, which files that lack newer columns need, would take twice as long."""
+        self._look()
+        with self._filesystem.open_input_file(path) as file:
+            rows = pq.ParquetFile(file, pre_buffer=True).read(use_threads=False)
+        known = set(rows.column_names) >= set(self._schema.names)
+        return plain(rows, self.name) if known else self.rows_of([path])
 
     def _among(self, paths: Sequence[str], among: Among) -> pa.Table:
         with ThreadPoolExecutor(_WRITERS) as pool:
@@ -270,6 +279,18 @@ def rows_among(rows: pa.Table, among: Among) -> pa.BooleanArray:
             found |= pc.and_(names, pc.equal(rows["dataset"], dataset)).fill_null(False).to_numpy()
         mask &= found
     return pa.array(mask)
+
+
+def _without(rows: pa.Table, mask: pa.BooleanArray) -> list[pa.Table]:
+    """Rows but those of ``mask``, as the stretches between them: no value is copied."""
+    gone = np.concatenate([[False], mask.to_numpy(zero_copy_only=False), [False]]).astype(np.int8)
+    changes = np.flatnonzero(np.diff(gone)).tolist()
+    cuts = [0, *changes, rows.num_rows]
+    return [
+        rows.slice(begin, end - begin)
+        for begin, end in zip(cuts[0::2], cuts[1::2], strict=True)
+        if begin < end
+    ]
 
 
 def is_among(column: str, keys: Keys) -> pc.Expression:

@@ -183,7 +183,7 @@ def test_very_many_bytes_are_cut_into_files_as_few_are(
     rows = pa.Table.from_pylist(
         [
             {"dataset": "d", "stem": f"{number % 7}", "instance": number, "bbox": [1.0, number, 2.0, 3.0]}
-            for number in range(20_000)
+            for number in range(9_000)
         ],
         schema=schemas.LABELS,
     )
