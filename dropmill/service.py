@@ -31,7 +31,7 @@ from storage.lake import Lake
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
-_LOOK_AFTER_JOBS_S = 5.0
+_LOOK_AFTER_JOBS_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _STAND_BY_S = 1.0
 _QUIET_S = 5.0

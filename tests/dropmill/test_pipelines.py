@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from dropmill.cli.jobs import command
 from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
 from dropmill.pipelines.step_run import StepRun
 from ingest.derive import Settings
@@ -18,6 +21,10 @@ from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
+_COCO = (
+    '{"images": [{"id": 1, "file_name": "1.png"}], "categories": [{"id": 1, "name": "Car"}],'
+    ' "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}]}'
+)
 _ABOUT = {"architecture": "net", "categories": ["Car"]}
 
 
@@ -88,6 +95,42 @@ def test_a_run_that_was_called_off_meanwhile_does_not_say_that_it_is_done(mill: 
     write_runs(mill.lake, [{**train.row, "state": "stopped"}])
     train.succeed()
     assert StepRun(mill.lake, train.name).row["state"] == "stopped"
+
+
+def test_people_start_stop_and_retry_by_commands_that_need_no_cluster(mill: Mill, tmp_path: Path) -> None:
+    mill.image("road/1.png")
+    mill.write("road/labels.json", _COCO)
+    mill.ingest()
+    config = tmp_path / "dropmill.yaml"
+    config.write_text(
+        f"bucket: {mill.folder}\nlake: {mill.lake_folder}\n"
+        "pipelines: [{name: p, when: {manual: true}, steps: [masks, train]}]\n"
+    )
+
+    def jobs(*words: str) -> str:
+        ended = CliRunner().invoke(command, [*words, "-c", str(config)], catch_exceptions=False)
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    first, second = jobs("start", "p", "--dataset", "road").split()
+    assert jobs("stop", first).startswith(first)
+
+    def states() -> list[tuple[str, int]]:
+        rows = {row["run"]: row for row in json.loads(jobs("list", "--json"))}
+        return [(rows[run]["state"], rows[run]["attempt"]) for run in (first, second)]
+
+    assert states() == [("stopped", 1), ("skipped", 1)]
+    assert f"{first}: planned, attempt 2" in jobs("retry", first)
+    assert states() == [("planned", 2), ("planned", 1)]
+    for words, said in (
+        (("start", "q"), "did you mean 'p'|known: p"),
+        (("start", "p"), "--dataset"),
+        (("start", "p", "--dataset", "road"), "--anew"),
+        (("retry", "nobody"), "no run 'nobody'"),
+    ):
+        ended = CliRunner().invoke(command, [*words, "-c", str(config)])
+        assert ended.exit_code != 0
+        assert re.search(said, ended.output + str(ended.exception))
 
 
 @pytest.fixture(scope="module")
