@@ -27,6 +27,7 @@ DETECTORS = {
     "fcos": "FCOS: one stage, without anchors.",
     "ssdlite": "SSDlite: small and fast, for a square input.",
     "rtdetr": "RT-DETR: a transformer that needs no suppression.",
+    "dfine": "D-FINE: RT-DETR whose boxes are distributions that every layer refines.",
 }
 
 
@@ -317,6 +318,8 @@ def export(
         return
     differences = ", ".join(f"{name} {value:.2g}" for name, value in report.max_difference.items())
     click.echo(f"{report.path}: differs by {differences} on {report.checked} detections")
+    if not report.checked:
+        click.echo("nothing to compare was found in the sample; take a picture with objects", err=True)
     if engine is not None:
         click.echo(f"{engine.path}: {engine.backend} {engine.version}")
 

@@ -79,10 +79,11 @@ def test_every_detector_learns_from_a_step_and_finds_boxes(detector: str, backbo
     assert ("masks" in found[0]) == (detector == "mask_rcnn")
 
 
-def test_a_transformer_learns_and_needs_no_suppression() -> None:
+@pytest.mark.parametrize("detector", ["rtdetr", pytest.param("dfine", marks=pytest.mark.slow)])
+def test_a_transformer_learns_and_needs_no_suppression(detector: str) -> None:
     pytest.importorskip("transformers")
     torch.manual_seed(0)
-    spec = tiny("rtdetr", "resnet18", neck_channels=64, queries=20)
+    spec = tiny(detector, "resnet18", neck_channels=64, queries=20)
     network = build_detector(spec, 2).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     images, wanted = [torch.rand(3, 64, 96)], targets(boxes=[[10, 10, 50, 60]], ignore=[[60, 0, 96, 30]])
@@ -94,7 +95,8 @@ def test_a_transformer_learns_and_needs_no_suppression() -> None:
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
-    assert len(network.eval()(images)[0]["boxes"]) <= 20
+    # A query may stand for either class.
+    assert len(network.eval()(images)[0]["boxes"]) <= 2 * 20
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet", "fcos", "ssdlite"])

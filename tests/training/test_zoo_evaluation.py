@@ -134,6 +134,29 @@ def test_an_exported_detector_finds_in_onnx_runtime_what_it_finds_here(trained: 
     assert picture.size == (96, 64)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["retinanet", "fcos", "ssdlite"])
+def test_one_stage_finds_in_onnx_runtime_what_it_finds_here(detector: str, tmp_path: Path) -> None:
+    model = ModelSpec(
+        detector=detector, backbone="mobilenet_v3_small", neck_channels=64, short_side=(64,), long_side=96,
+        input_size=64, score_threshold=1e-4, max_detections=20,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = build_detector(model, 2).eval()
+    for name, weight in network.named_parameters():
+        if weight.dim() > 1:
+            # Heads begin with next to equal scores for everything, which would leave nothing to compare.
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        elif name.endswith("bias") and "norm" not in name:
+            torch.nn.init.zeros_(weight)
+    checkpoint = Checkpoint(spec=ZooSpec(model=model), classes=("red", "blue"), weights=network.state_dict())
+    sample = blocks(tmp_path, 1)[0]
+    report = export_detector(network, checkpoint, tmp_path / "m.onnx", load_image(sample))
+    assert report.checked > 2
+    assert report.max_difference["scores"] < 1e-3
+    assert report.max_difference["boxes"] < 0.1
+
+
 def test_a_transformer_is_not_exported_and_says_where_to_go(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     spec = ZooSpec(model=ModelSpec(detector="rtdetr", backbone="resnet18", input_size=64, neck_channels=32))

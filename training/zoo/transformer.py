@@ -1,4 +1,4 @@
-"""RT-DETR (Zhao et al., arXiv 2304.08069) through transformers, as a detector like the others.
+"""RT-DETR (Zhao et al., arXiv 2304.08069) and D-FINE (Peng et al., arXiv 2410.13842) through transformers.
 
 Images are resized to a square; nothing is suppressed. Regions to ignore are painted over with the mean
 colour where no object is, because its loss has no place for them.
@@ -28,7 +28,7 @@ _RESNETS = {
 }
 
 
-class RtDetr(nn.Module):
+class TransformerDetector(nn.Module):
     """transformers' network between torchvision's inputs and outputs; classes count from 1 outside."""
 
     mean: Tensor
@@ -88,16 +88,26 @@ class RtDetr(nn.Module):
 @DETECTORS.register("rtdetr")
 def rtdetr(spec: ModelSpec, classes: int) -> nn.Module:
     """RT-DETR on a ResNet; ``backbone_weights`` may be those of a whole RT-DETR (safetensors or torch)."""
+    return _built(spec, classes, "rtdetr", "RTDetr")
+
+
+@DETECTORS.register("dfine")
+def dfine(spec: ModelSpec, classes: int) -> nn.Module:
+    """D-FINE on a ResNet; ``backbone_weights`` may be those of a whole D-FINE (safetensors or torch)."""
+    return _built(spec, classes, "dfine", "DFine")
+
+
+def _built(spec: ModelSpec, classes: int, name: str, family: str) -> nn.Module:
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
-        raise ConfigError("rtdetr needs transformers: pip install dropmill[zoo]") from error
+        raise ConfigError(f"{name} needs transformers: pip install dropmill[zoo]") from error
     if spec.backbone not in _RESNETS:
         raise ConfigError(
-            f"model.backbone: {spec.backbone!r}; rtdetr is made on {', '.join(sorted(_RESNETS))}"
+            f"model.backbone: {spec.backbone!r}; {name} is made on {', '.join(sorted(_RESNETS))}"
         )
     if spec.input_size % 32:
-        raise ConfigError(f"model.input_size: {spec.input_size}; rtdetr needs a multiple of 32")
+        raise ConfigError(f"model.input_size: {spec.input_size}; {name} needs a multiple of 32")
     kind, widths, depths = _RESNETS[spec.backbone]
     body = transformers.RTDetrResNetConfig(
         layer_type=kind,
@@ -106,7 +116,7 @@ def rtdetr(spec: ModelSpec, classes: int) -> nn.Module:
         out_features=["stage2", "stage3", "stage4"],
     )
     side = spec.neck_channels
-    config = transformers.RTDetrConfig(
+    config = getattr(transformers, f"{family}Config")(
         backbone_config=body,
         num_labels=classes,
         num_queries=spec.queries,
@@ -118,10 +128,10 @@ def rtdetr(spec: ModelSpec, classes: int) -> nn.Module:
         decoder_ffn_dim=4 * side,
         freeze_backbone_batch_norms=spec.norm == "frozen",
     )
-    network = transformers.RTDetrForObjectDetection(config)
+    network = getattr(transformers, f"{family}ForObjectDetection")(config)
     if spec.backbone_weights:
         load_weights(network, spec.backbone_weights)
-    return RtDetr(network, spec)
+    return TransformerDetector(network, spec)
 
 
 def _centred(boxes: Tensor, image: Tensor) -> Tensor:
