@@ -1,9 +1,13 @@
-"""Masks a second: boxes of many images in one batch, beside one box at a time with the same network."""
+"""Masks a second: the labeler of a checkpoint (boxes of many images in one batch, one decode an image,
+normalisation folded, half precision where the machine has it), beside one box at a time with the same network
+as it was trained.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,10 @@ from PIL import Image
 from benchmarks.mal_masks import SETTINGS
 from benchmarks.real_data import real_data
 from benchmarks.record import record
+from training.mal.checkpoint import Checkpoint, save_checkpoint
 from training.mal.labeler import MalLabeler
 from training.mal.network import build_network
+from training.mal.precision import computes_in_half
 from training.mal.spec import load_spec
 from training.samples import decode_image
 from transforms.formats.masks import encoded_counts, run_counts
@@ -23,6 +29,7 @@ from transforms.masks.labeler import BoxedImage, why_not
 
 _IMAGES = 8
 _Work = list[tuple[Path, np.ndarray]]
+_Way = Callable[[MalLabeler, _Work], int]
 
 
 def main() -> None:
@@ -30,19 +37,27 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     spec = load_spec(None, list(SETTINGS))
-    labeler = MalLabeler([build_network(spec)], spec, batch_size=16)
+    network = build_network(spec)
+    weights = network.state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pth"
+        save_checkpoint(path, Checkpoint(spec=spec, student=weights, teacher=weights))
+        labeler = MalLabeler.of_checkpoint(path, batch_size=16)
+    plain = MalLabeler([network], spec, batch_size=1)
     work = _cells()
     count = sum(len(boxes) for _, boxes in work)
-    for way in (_together, _one_by_one):
-        way(labeler, work[:2])
-    slow, fast = (_seconds(way, labeler, work) for way in (_one_by_one, _together))
+    ways = ((_one_by_one, plain), (_together, labeler))
+    for way, model in ways:
+        way(model, work[:1])
+    slow, fast = _seconds(ways, work)
     rows = [
         {"way": "one box at a time, a decode each", "boxes": count, "boxes/s": round(count / slow, 1)},
         {"way": "batches, one decode an image", "boxes": count, "boxes/s": round(count / fast, 1)},
     ]
     for row, seconds in zip(rows, (slow, fast), strict=True):
         row["times the loop"] = round(slow / seconds, 2)
-    record("mask_throughput", rows, packages=["torch", "timm"], notes={"threads": 1, "images": _IMAGES})
+    notes = {"threads": 1, "images": _IMAGES, "half": computes_in_half(torch.device("cpu"))}
+    record("mask_throughput", rows, packages=["torch", "timm"], notes=notes)
 
 
 def _cells() -> _Work:
@@ -91,14 +106,15 @@ def _one_by_one(labeler: MalLabeler, work: _Work) -> int:
     return done
 
 
-def _seconds(way: Callable[[MalLabeler, _Work], int], labeler: MalLabeler, work: _Work) -> float:
-    """The faster of two turns."""
-    found = []
+def _seconds(ways: Sequence[tuple[_Way, MalLabeler]], work: _Work) -> list[float]:
+    """The faster of two turns of each, by turns."""
+    found: list[list[float]] = [[] for _ in ways]
     for _ in range(2):
-        began = time.perf_counter()
-        way(labeler, work)
-        found.append(time.perf_counter() - began)
-    return min(found)
+        for times, (way, model) in zip(found, ways, strict=True):
+            began = time.perf_counter()
+            way(model, work)
+            times.append(time.perf_counter() - began)
+    return [min(times) for times in found]
 
 
 if __name__ == "__main__":

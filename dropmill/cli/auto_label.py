@@ -44,8 +44,8 @@ def generate(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...
     from training.mal.auto_label_spec import load_auto_label_spec
 
     spec = load_auto_label_spec(spec_file, overrides)
-    if spec.encryption_key is not None or spec.wandb is not None:
-        click.echo("without a meaning here, and passed over: encryption_key, wandb", err=True)
+    if names := [name for name in ("encryption_key", "wandb") if getattr(spec, name) is not None]:
+        click.echo(f"without a meaning here, and passed over: {', '.join(names)}", err=True)
     wanted = spec.inference
     out = Path(spec.results_dir) / wanted.label_dump_path
     annotate_file(

@@ -8,9 +8,10 @@ import torch
 
 from storage.errors import ConfigError, TrainingError, UnknownKeyError
 from training.mal.auto_label_spec import load_auto_label_spec
+from training.mal.folded import fold
 from training.mal.network import MalNetwork, build_network, size_groups
 from training.mal.pretrained import load_pretrained
-from training.mal.spec import MalSpec, ModelSpec, load_spec
+from training.mal.spec import DatasetSpec, MalSpec, ModelSpec, load_spec, meaningless
 
 timm = pytest.importorskip("timm")
 
@@ -182,3 +183,27 @@ def test_weights_of_another_network_and_hostile_files_are_refused(tmp_path: Path
         load_pretrained(network, str(tmp_path / "bad.pth"))
     with pytest.raises(TrainingError, match="no such file"):
         load_pretrained(network, str(tmp_path / "none.pth"))
+
+
+def test_keys_that_steer_nothing_are_named() -> None:
+    spec = load_spec(None, ["evaluate.comp_clustering=True", "inference.num_gpus=2", "wandb=x"])
+    assert meaningless(spec) == ["wandb", "evaluate.comp_clustering", "inference.num_gpus"]
+    assert meaningless(load_spec(None)) == []
+
+
+def test_a_folded_network_gives_the_masks_it_gave_without_normalising() -> None:
+    network = build_network(
+        MalSpec(model=small(arch="efficientnet_lite0"), dataset=DatasetSpec(crop_size=64))
+    )
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    crops, areas = torch.rand(2, 3, 64, 64), torch.tensor([500.0, 20000.0])
+    with torch.inference_mode():
+        before = network.eval()(crops, areas)
+        after = fold(network)(crops, areas)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.std()))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())

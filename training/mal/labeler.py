@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from storage.errors import ConfigError
 from training.mal.checkpoint import load_checkpoint, restored
 from training.mal.data import normalised
+from training.mal.folded import fold
 from training.mal.network import size_groups
-from training.mal.precision import autocast
+from training.mal.precision import autocast, computes_in_half
 from training.mal.spec import MalSpec
 from transforms.masks.crops import Floats, Window, cut, expand, uncut
 from transforms.masks.labeler import BoxedImage
@@ -61,18 +62,21 @@ class MalLabeler:
     ) -> MalLabeler:
         """The labeler of a checkpoint: its student, its ``teacher``, or both ``mixed``. Raises
         ``TrainingError`` for a file that is none.
+
+        With ``amp`` they compute in half precision; if it is not said, wherever the device does so natively.
         """
         checkpoint = load_checkpoint(path)
         parts = ("student", "teacher") if mixed else ("teacher",) if teacher else ("student",)
         networks = [restored(checkpoint, part, path).to(device) for part in parts]
+        version = weights_version(networks)
         return cls(
-            networks,
+            [fold(network) for network in networks],
             checkpoint.spec,
-            version=weights_version(networks),
+            version=version,
             batch_size=batch_size,
             flip=flip,
             device=device,
-            amp=torch.device(device).type == "cuda" if amp is None else amp,
+            amp=computes_in_half(torch.device(device)) if amp is None else amp,
         )
 
     def label(self, images: Sequence[BoxedImage]) -> list[list[Window]]:

@@ -14,8 +14,14 @@ def autocast(device: torch.device, *, enabled: bool) -> AbstractContextManager[A
         return nullcontext()
     if device.type == "cuda":
         return torch.autocast("cuda", torch.float16)
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if computes_in_half(device) else nullcontext()
+
+
+def computes_in_half(device: torch.device) -> bool:
+    """Whether a device has instructions for numbers of 16 bits."""
+    if device.type == "cuda":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
 
 
 def loss_scaler(device: torch.device, *, enabled: bool) -> torch.amp.GradScaler:

@@ -13,7 +13,11 @@ from typing import Any
 
 from training.spec_file import read_spec
 
-WITHOUT_MEANING = ("encryption_key", "wandb", "train.optim_momentum", "train.optim_type", "num_nodes")
+WITHOUT_MEANING = (
+    "encryption_key", "wandb", "train.optim_momentum", "train.optim_type", "num_nodes",
+    "evaluate.comp_clustering", "evaluate.num_gpus", "evaluate.gpu_ids", "inference.num_gpus",
+    "inference.gpu_ids",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,4 +212,10 @@ def meaningless(spec: MalSpec) -> list[str]:
         found.append("num_nodes")
     if spec.train.optim_momentum != default.train.optim_momentum:
         found.append("train.optim_momentum")
+    if spec.evaluate.comp_clustering:
+        found.append("evaluate.comp_clustering")
+    for name in ("evaluate", "inference"):
+        part: EvaluateSpec | InferenceSpec = getattr(spec, name)
+        # One process looks at all images; several do in a lake (dropmill dataset masks).
+        found += [f"{name}.{key}" for key in ("num_gpus", "gpu_ids") if getattr(part, key) not in (1, (0,))]
     return found
