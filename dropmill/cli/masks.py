@@ -25,8 +25,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.command("masks")
 @click.option("--lake", "lake_url", required=True, help="Folder or URL of the lake.")
-@click.option("--run", help="Do this row of the table runs (this is how the service starts its jobs).")
-@click.option("--dataset", help="Make masks for this data set.")
+@click.option("--dataset", required=True, help="Make masks for this data set.")
 @click.option("--checkpoint", type=_FILE, help="A checkpoint of MAL (else GrabCut, which needs none).")
 @click.option("--encoder", type=_FILE, help="Promptable segmentation: the encoder (ONNX).")
 @click.option("--decoder", type=_FILE, help="Promptable segmentation: the decoder (ONNX).")
@@ -38,8 +37,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 def masks(
     lake_url: str,
     *,
-    run: str | None,
-    dataset: str | None,
+    dataset: str,
     checkpoint: Path | None,
     encoder: Path | None,
     decoder: Path | None,
@@ -55,31 +53,22 @@ def masks(
     from dropmill.masks_config import MasksConfig
     from storage.lake import Lake
 
-    if (run is None) == (dataset is None):
-        raise click.UsageError("give either --dataset or --run")
     set_up_logging(as_json=not sys.stderr.isatty(), level=logging.INFO)
     # Masks have come since some lakes were made: opening for writing brings their columns.
     Lake.open(lake_url)
     lake = Lake.create(lake_url)
-    if dataset is not None:
-        try:
-            config = MasksConfig(
-                checkpoint=checkpoint and checkpoint.resolve(),
-                encoder=encoder and encoder.resolve(),
-                decoder=decoder and decoder.resolve(),
-                name=name,
-                workers=workers,
-            )
-        except ValidationError as error:
-            raise ConfigError(str(error.errors()[0]["msg"])) from error
-        row = _new_run(lake, dataset, config)
-    else:
-        row = _row(lake, str(run))
-        config = MasksConfig.model_validate_json(row["parameters"])
-    done = _work(lake, row, config, ray_address, mine=run is None)
-    if done is None:
-        click.echo(f"{row['run']}: is done already")
-        return
+    try:
+        config = MasksConfig(
+            checkpoint=checkpoint and checkpoint.resolve(),
+            encoder=encoder and encoder.resolve(),
+            decoder=decoder and decoder.resolve(),
+            name=name,
+            workers=workers,
+        )
+    except ValidationError as error:
+        raise ConfigError(str(error.errors()[0]["msg"])) from error
+    row = _new_run(lake, dataset, config)
+    done = _work(lake, row, config, ray_address)
     files = _draw(lake, row, done, pictures) if pictures and done.images else 0
     found = {
         "run": row["run"],
@@ -101,25 +90,20 @@ def masks(
         click.echo(f"{files} pictures in {lake.url}/artifacts/runs/{row['run']}/pictures")
 
 
-def _work(
-    lake: Lake, row: dict[str, Any], config: MasksConfig, ray_address: str | None, *, mine: bool
-) -> Masked | None:
-    """Do the run. Its failure is written down where nobody else does so (``mine``)."""
+def _work(lake: Lake, row: dict[str, Any], config: MasksConfig, ray_address: str | None) -> Masked:
+    """Do the run; its row says how it ended."""
     import ray
 
     from dropmill.masks_stage import mask_lake
     from ingest.tasks import start_ray
 
-    if row["state"] == "succeeded":
-        return None
     start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
     try:
         gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         shown = _Progress()
         done = mask_lake(lake, row["dataset"], config, run=row["run"], use_gpu=gpus > 0, progress=shown.show)
     except Exception as error:
-        if mine:
-            _end(lake, row, "failed", {}, str(error))
+        _end(lake, row, "failed", {}, str(error))
         if isinstance(error, DropmillError):
             raise
         raise DropmillError(f"run {row['run']}: {type(error).__name__}: {error}") from error
@@ -148,13 +132,6 @@ def _draw(lake: Lake, row: dict[str, Any], done: Masked, size: int) -> int:
     from dropmill.mask_pictures import draw_masks
 
     return draw_masks(lake, row["dataset"], done.model, done.model_version, row["run"], size=size)
-
-
-def _row(lake: Lake, run: str) -> dict[str, Any]:
-    rows = lake.sql("SELECT * FROM runs WHERE run = $1", parameters=[run]).to_pylist()
-    if not rows:
-        raise ConfigError(f"{lake.url}: no run {run!r} in the table runs")
-    return dict(rows[0])
 
 
 def _new_run(lake: Lake, dataset: str, config: MasksConfig) -> dict[str, Any]:
