@@ -300,6 +300,36 @@ class Model(Answer):
     run_state: str | None
 
 
+class RestsOn(Answer):
+    """A run that a model rests on."""
+
+    run: str
+    step: str | None
+    dataset: str | None
+    state: str | None
+    shards: int
+    """Files of samples that it wrote."""
+
+
+class ObjectsBehind(Answer):
+    """Objects of the bucket that a model was made from."""
+
+    kind: str | None
+    """image or label"""
+    now: str
+    """current, replaced or removed since"""
+    objects: int
+
+
+class Lineage(Answer):
+    """What a model rests on; ``dropmill lineage`` names every object."""
+
+    model: str
+    runs: list[RestsOn]
+    """The newest step first."""
+    objects: list[ObjectsBehind]
+
+
 class Models(Answer):
     """All models, newest first."""
 

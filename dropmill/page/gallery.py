@@ -36,6 +36,7 @@ _FINDINGS = (
     *KEY_COLUMNS,
     *("rule", "severity", "source", "instance", "line", "category", "observed", "correction"),
 )
+_FIRST = Key("", "", "")
 _MASKS = ("dataset", "sample", "source", "instance", "rle", "made_at")
 
 
@@ -84,6 +85,12 @@ def page_of(
             if found > limit or time.monotonic() - began > budget_s:
                 ended = False
                 break
+        else:
+            # Nothing may have been found in a file: what was looked through is passed all the same. But the
+            # next request has to begin further on than this one did, or it would do the same again.
+            if step.reached is not None and step.reached > (after or _FIRST):
+                reached = step.reached
+                ended = time.monotonic() - began <= budget_s
         if not ended:
             break
     pages = pl.concat(images) if images else None
@@ -165,7 +172,7 @@ def _candidates(lake: OpenLake, filters: Filters, after: Key | None, limit: int)
             )
             for step in steps:
                 keys = step.rows.select(KEY_COLUMNS).unique(maintain_order=True)
-                yield Step(keys, step.share)
+                yield Step(keys, step.share, step.reached)
             return
     yield from walk(
         lake, "images", columns=_IMAGES, after=after, dataset=filters.dataset, where=_split(filters)
@@ -188,7 +195,8 @@ def _among_chosen(filters: Filters, after: Key | None, limit: int) -> Iterator[S
             ).with_columns(pl.lit(after.sample).alias("after"), pl.lit(after.stem).alias("after_stem"))
     for first in range(0, len(chosen), limit):
         part = chosen.slice(first, limit)
-        yield Step(part, (first + len(part)) / len(chosen))
+        done = first + len(part)
+        yield Step(part, done / len(chosen), _last(part) if done < len(chosen) else None)
 
 
 def _images(lake: OpenLake, filters: Filters, part: pl.DataFrame) -> pl.DataFrame:

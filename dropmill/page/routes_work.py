@@ -13,6 +13,7 @@ from dropmill.page.answers import (
     Accepted,
     Batches,
     Curves,
+    Lineage,
     Models,
     Quarantine,
     Refusal,
@@ -72,6 +73,18 @@ def work_routes(page: Page) -> APIRouter:
     def models() -> Models:
         """Models, newest first, with the versions of the tables that they were made from."""
         return page.work.models()
+
+    @router.get(
+        "/lineage",
+        tags=["work"],
+        responses={404: {"model": Refusal, "description": "There is no such model"}},
+    )
+    def lineage(model: Annotated[str, Query(min_length=1, max_length=1_000)]) -> Lineage:
+        """The runs that a model rests on, and how many objects of the bucket it was made from."""
+        found = page.work.lineage(model)
+        if found is None:
+            raise HTTPException(404, "there is no such model")
+        return found
 
     def ask(
         action: Literal["retry", "drop"], which: WhichKeys, shown: HTTPAuthorizationCredentials | None

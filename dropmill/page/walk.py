@@ -32,6 +32,8 @@ class Step(NamedTuple):
     rows: pl.DataFrame
     share: float
     """Of the files that there were to look at, 0 to 1."""
+    reached: Key | None
+    """All keys up to this one have been seen; None after the last step."""
 
 
 KEY_COLUMNS = ("dataset", "stem", "sample")
@@ -76,7 +78,9 @@ def walk(
             ready, waiting = waiting.filter(done), waiting.filter(~done)
         else:
             ready, waiting = waiting, None
-        yield Step(ready.sort(KEY_COLUMNS, maintain_order=True), (number + 1) / len(wanted))
+            low = None
+        reached = None if low is None else Key(*low, "")
+        yield Step(ready.sort(KEY_COLUMNS, maintain_order=True), (number + 1) / len(wanted), reached)
 
 
 def beyond(key: Key) -> pl.Expr:

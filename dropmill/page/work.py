@@ -9,7 +9,20 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dropmill.page.answers import Batch, Batches, Curves, Model, Models, Quarantine, Quarantined, Run, Runs
+from dropmill.page.answers import (
+    Batch,
+    Batches,
+    Curves,
+    Lineage,
+    Model,
+    Models,
+    ObjectsBehind,
+    Quarantine,
+    Quarantined,
+    RestsOn,
+    Run,
+    Runs,
+)
 from dropmill.page.open_lake import OpenLake
 from storage.errors import ConfigError, DropmillError
 
@@ -57,6 +70,14 @@ class Work:
     def models(self) -> Models:
         """The newest models, newest first."""
         return self._kept("models", ("models", "runs"), self._models)
+
+    def lineage(self, model: str) -> Lineage | None:
+        """The runs and the objects behind a model; None where there is no such model."""
+        runs = {one.model: one.run for one in self.models().models}
+        if model not in runs:
+            return None
+        tables = ("models", "runs", "shards", "seen", "objects")
+        return self._kept(f"lineage {model}", tables, lambda: self._lineage(model, runs[model]))
 
     def curves(self, run: str) -> Curves | None:
         """What the training of a run measured after each epoch; None where there is no such run."""
@@ -130,6 +151,25 @@ class Work:
                 )
                 for row in rows.to_pylist()
             ]
+        )
+
+    def _lineage(self, model: str, run: str) -> Lineage:
+        runs = self._lake.lake.sql(
+            """SELECT a.rests_on AS run, a.step, a.dataset, r.state, coalesce(s.shards, 0) AS shards
+               FROM ancestry a JOIN runs r ON r.run = a.rests_on
+               LEFT JOIN (SELECT run, count(*) AS shards FROM shards GROUP BY run) s ON s.run = a.rests_on
+               WHERE a.run = $1 ORDER BY a.position DESC NULLS LAST, a.rests_on""",
+            parameters=[run],
+        )
+        objects = self._lake.lake.sql(
+            """SELECT kind, now, count(DISTINCT key) AS objects FROM model_objects WHERE model = $1
+               GROUP BY kind, now ORDER BY kind, now""",
+            parameters=[model],
+        )
+        return Lineage(
+            model=model,
+            runs=[RestsOn(**row) for row in runs.to_pylist()],
+            objects=[ObjectsBehind(**row) for row in objects.to_pylist()],
         )
 
     def _lines(self, run: str) -> list[dict[str, Any]]:

@@ -57,6 +57,11 @@ def _add_run(lake: Lake) -> None:
         "made_at": now,
     }  # fmt: skip
     lake.put("runs", pa.Table.from_pylist([run], schema=schemas.RUNS), keys=["run"])
+    (image,) = lake.sql(
+        "SELECT sample, key, version FROM images WHERE dataset = 'aircraft' LIMIT 1"
+    ).to_pylist()
+    seen = {**image, "run": "detector-1", "dataset": "aircraft", "role": "train", "kind": "image"}
+    lake.put("seen", pa.Table.from_pylist([seen], schema=schemas.SEEN), keys=["run"])
     lake.put("models", pa.Table.from_pylist([model], schema=schemas.MODELS), keys=["model"])
 
 

@@ -13,9 +13,11 @@ from PIL import Image
 
 from dropmill.commands import Commands
 from dropmill.page.app import Page, make_page, page_app
+from dropmill.page.gallery import Filters, key_of, page_of
+from dropmill.page.open_lake import OpenLake
 from ingest.derive import Settings
 from tests.dropmill.page_lake import HOSTILE_CLASS, HOSTILE_KEY, make_lake
-from tests.ingest.mill import Mill, picture
+from tests.ingest.mill import KITTI_CAR, Mill, picture
 
 _HAS_CLASS = "EXISTS (FROM annotations a WHERE a.sample = i.sample AND category ="
 _HAS_FINDING = "EXISTS (FROM findings f WHERE f.sample = i.sample AND rule ="
@@ -119,6 +121,31 @@ def test_pages_are_in_order_where_drops_overlap(tmp_path: Path) -> None:
     assert len(rows) == 18
     for limit in (1, 4, 7):
         assert names(every_sample(client, limit=limit)) == [(row["dataset"], row["sample"]) for row in rows]
+
+
+def test_a_search_that_runs_out_of_time_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    mill = Mill(tmp_path / "drops", tmp_path / "lake", Settings())
+    for drop in range(3):
+        for number in range(drop, 12, 3):
+            mill.image(f"{'ab'[number % 2]}/{number:02}.png", 8, 8)
+            mill.write(f"{'ab'[number % 2]}/{number:02}.txt", KITTI_CAR.format(1, 1, 5 + number % 2, 5))
+        mill.ingest()
+    rows = mill.rows("SELECT dataset, sample FROM images ORDER BY dataset, stem, sample")
+    lake = OpenLake(str(mill.lake_folder))
+    for filters, wanted in (
+        (Filters(), rows),
+        (Filters(category="Car", dataset="b"), [row for row in rows if row["dataset"] == "b"]),
+        (Filters(category="Truck"), []),
+    ):
+        found: list[tuple[str, str]] = []
+        after, pages = None, 0
+        while pages == 0 or after:
+            page = page_of(lake, filters, after=after, limit=5, budget_s=0)
+            found += [(sample.dataset, sample.sample) for sample in page.samples]
+            assert len(page.samples) <= 5
+            after, pages = key_of(page.next) if page.next else None, pages + 1
+            assert pages < 50
+        assert found == [(row["dataset"], row["sample"]) for row in wanted]
 
 
 def test_a_sample_has_its_boxes_outlines_and_findings(client: TestClient, mill: Mill) -> None:
@@ -247,6 +274,9 @@ def test_quarantine_batches_runs_and_models_are_told(client: TestClient) -> None
     assert ask(client, "runs")["runs"][0]["snapshot"] == {"images": 1, "annotations": 1}
     model = ask(client, "models")["models"][0]
     assert (model["run"], model["labelled_images"], model["run_state"]) == ("detector-1", 20, "succeeded")
+    (seen,) = ask(client, "lineage", model="detector-1/best.pt")["objects"]
+    assert seen == {"kind": "image", "now": "current", "objects": 1}
+    assert client.get("/api/v1/lineage", params={"model": "unheard of"}).status_code == 404
     curves = ask(client, "curves", run="detector-1")
     assert curves["epochs"] == [1, 2, 3, 4, 5, 6]
     assert curves["curves"]["val_map50"] == [None, 0.2, None, 0.4, None, pytest.approx(0.6)]

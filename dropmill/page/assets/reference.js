@@ -11,8 +11,8 @@ export async function api() {
     for (const [method, one] of Object.entries(methods)) {
       view.append(el("details", { class: "card" },
         el("summary", {}, el("span", { class: "method" }, method.toUpperCase()), el("code", {}, path), " ",
-          el("span", { class: "dim" }, (one.description ?? one.summary ?? "").split("\n")[0])),
-        el("p", {}, one.description ?? ""),
+          el("span", { class: "dim" }, plain(one.description ?? one.summary).split("\n")[0])),
+        el("p", {}, plain(one.description)),
         one.security ? el("p", {}, "Wants ", el("code", {}, "Authorization: Bearer TOKEN"), ".") : null,
         one.parameters?.length ? table("Parameters", [
           { title: "name", value: (row) => el("code", {}, row.name) },
@@ -34,6 +34,11 @@ export async function api() {
   return { view, title: "API" };
 }
 
+/** Descriptions mark code as docstrings do. */
+function plain(text) {
+  return (text ?? "").replaceAll("``", "");
+}
+
 function bodyOf(part) {
   return part?.content?.["application/json"]?.schema;
 }
@@ -48,7 +53,7 @@ function properties(caption, schema) {
   return rows.length ? table(caption, [
     { title: "field", value: ([name]) => el("code", {}, name) },
     { title: "type", value: ([, one]) => typeOf(one) },
-    { title: "what", value: ([, one]) => one.description ?? "" },
+    { title: "what", value: ([, one]) => plain(one.description) },
   ], rows) : null;
 }
 

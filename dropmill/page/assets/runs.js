@@ -75,6 +75,23 @@ function lineage(snapshot) {
   ], rows)) : null;
 }
 
+function rests(behind) {
+  if (!behind) return null;
+  const images = "SELECT DISTINCT dataset, sample FROM model_objects WHERE kind = 'image' AND model = "
+    + `'${behind.model.replaceAll("'", "''")}'`;
+  return el("section", { class: "card" }, el("h2", {}, "Lineage"), table("Runs that it rests on, the last step first", [
+    { title: "run", value: (row) => link(row.run, "run", { name: row.run }) },
+    { title: "step", value: (row) => row.step },
+    { title: "state", value: (row) => badge(row.state ?? "unknown") },
+    { title: "shards", number: true, value: (row) => count(row.shards) },
+  ], behind.runs), behind.objects.length ? [table("Objects of the bucket that it was made from", [
+    { title: "kind", value: (row) => row.kind },
+    { title: "now", value: (row) => row.now },
+    { title: "objects", number: true, value: (row) => count(row.objects) },
+  ], behind.objects), el("p", {}, link("Its images in the gallery", "gallery", { sql: images }))]
+    : el("p", { class: "dim" }, "Its runs did not note which objects they saw."));
+}
+
 export async function models() {
   const { models: found } = await get("models");
   const view = el("div", {}, title("Models"), found.length ? el("section", { class: "card" }, files(found)) : el("p", {}, "No model was made yet."));
@@ -97,12 +114,14 @@ export async function model(parameters) {
   const { models: every } = await get("models");
   const found = every.find((one) => one.model === parameters.get("name"));
   if (!found) return { title: "Models", view: el("div", {}, title("Models"), el("p", {}, "There is no such model.")) };
+  // A lake of an older release has no word on it.
+  const behind = await get("lineage", { model: found.model }).catch(() => null);
   const view = el("div", {}, el("p", {}, link("Models", "models")), title(found.model),
     facts([["kind", found.kind], ["architecture", found.architecture], ["data set", found.dataset], ["size", size(found.size_bytes)],
       ["labelled images", count(found.labelled_images)]]),
     el("p", {}, "Made by ", link(found.run, "run", { name: found.run }), found.run_state ? [" ", badge(found.run_state)] : null),
     el("p", { class: "small" }, el("code", {}, found.uri), el("br"), el("span", { class: "dim" }, `SHA-256 ${found.sha256 ?? "unknown"}`)),
-    el("div", { class: "halves" }, lineage(found.snapshot), pairs("Metrics", found.metrics),
+    el("div", { class: "halves" }, rests(behind), lineage(found.snapshot), pairs("Metrics", found.metrics),
       el("section", { class: "card" }, el("h2", {}, "Classes"), el("p", {}, found.categories.join(", ") || "none"))));
   return { view, title: found.model, follows: ["models"] };
 }
