@@ -17,6 +17,7 @@ from storage.errors import StoreError, SupersededError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
 from transforms.formats.detect import plain_rows, read_label, read_label_parts
+from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.gathered import Gathered, Rows
 from transforms.images import inspect_image, is_image
 from transforms.normalise import dataset_path
@@ -85,7 +86,9 @@ _PARTS = ("images", "mentions", "categories", "labels")
 
 def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule, limits: Limits) -> Parsed:
     """Read and parse the objects of put events; each is read at its planned version or not at all."""
-    read = [_parse_object(store, event, rule, limits) for event in events]
+    # Rows of many objects wait for each other, and none of them is garbage.
+    with no_garbage_collection():
+        read = [_parse_object(store, event, rule, limits) for event in events]
     parsed = merge([part for part in read if isinstance(part, Parsed)])
     simple = [part for part in read if isinstance(part, _Simple)]
     outcomes = tuple(
@@ -190,9 +193,10 @@ def _read(
     path = dataset_path(event.key, prefix)
     with store.open(event.key, planned) as file:
         head = file.read(_HEAD_BYTES)
-        if is_image(head) and MASK_FOLDER.search(path):
+        kind = is_image(head)
+        if kind and MASK_FOLDER.search(path):
             return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
-        if is_image(head) or (not head and _looks_like_image(path)):
+        if kind or (not head and _looks_like_image(path)):
             return _read_image(store, event, file, path, dataset, limits)
         if event.size_bytes > limits.max_label_bytes:
             raise UnreadableError(

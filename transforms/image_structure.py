@@ -20,6 +20,7 @@ _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_PLAIN = _JPEG_FRAMES | {0xE0, 0xEE, 0xDB, 0xC4, 0xDD, 0xFE}
 _HEAD = 64
 _SHORT = 1 << 14
+_LAST = 2 * _SHORT
 _MAX_SEGMENTS = 10_000
 _PALETTE = 3
 _PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
@@ -154,7 +155,7 @@ def _png(at: At, size_bytes: int) -> Structure:
 
 def _ends_in_pixels(at: At, size_bytes: int) -> bool:
     """Whether the chunks at the end of a PNG file are pixels and the end mark, and nothing more."""
-    tail = at(size_bytes - _TAIL, _TAIL)
+    tail = at(size_bytes - _LAST, _LAST)
     place = tail.find(b"IDAT") - 4
     while 0 <= place <= len(tail) - 24 and tail[place + 4 : place + 8] == b"IDAT":
         place += 12 + int.from_bytes(tail[place : place + 4], "big")

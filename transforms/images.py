@@ -28,6 +28,7 @@ _SIGNATURES = (
     (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jpeg2000"),
     (b"\xff\x4f\xff\x51", "jpeg2000"),
 )
+_FIRST = frozenset([*(signature[:1] for signature, _ in _SIGNATURES), b"R", b"B", b"P"])
 _PORTABLE_MAP = re.compile(rb"P[1-6](?:\s+|\s*#[^\n]*\n\s*)+[0-9]+\s+[0-9]+\s")
 _BRANDS = {
     b"avif": "avif",
@@ -96,6 +97,8 @@ def inspect_image(
 
 def is_image(head: bytes) -> str | None:
     """The form of image that the first bytes (64 or more) announce, or None."""
+    if head[:1] not in _FIRST and head[4:8] != b"ftyp":
+        return None
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
             return name
