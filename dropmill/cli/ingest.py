@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dropmill.by_hand import lane_of
-from dropmill.config import Config, IngestConfig, QualityConfig, RayConfig, check_apart, load_config
+from dropmill.config import Config, QualityConfig, RayConfig, check_apart, load_config
 from dropmill.logs import set_up_logging
 from ingest.batch import Batch, Committer, Counts
 from ingest.lease import checked_lane
@@ -53,7 +53,7 @@ from storage.object_store import ObjectStore
 )
 @click.option(
     "--batch-objects",
-    default=IngestConfig().batch_objects,
+    default=5_000,
     show_default=True,
     type=click.IntRange(1, 100_000),
     help="Objects that are committed together.",
