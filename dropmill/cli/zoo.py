@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from training.zoo.spec import ZooSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Fit = Callable[["ZooSpec", "list[Sample]", "list[Sample]", str], tuple[dict[str, Any], str]]
 
 DETECTORS = {
     "faster_rcnn": "Faster R-CNN: two stages, a feature pyramid.",
@@ -100,35 +104,61 @@ def train(
 ) -> None:
     """Train on a data set of a lake, on shards, on a folder, or on a file in the middle format.
 
+    On a lake the training is a row of the table runs, with its checkpoint in the table models.
+
     Keys of the spec may be given as key=value, such as train.epochs=24 model.backbone=resnet18. The same
     command goes on from the last checkpoint of the results folder.
     """
-    from training.samples import split_samples
-    from training.zoo.loop import fit
     from training.zoo.spec import load_spec
 
     options.quiet_logging()
     spec = load_spec(spec_file, overrides, detector=_detector(context))
-    samples = _samples(lake_url, dataset, shards, data, images, middle, split, spec)
-    if val_data is not None:
-        held = _samples(None, None, None, val_data, val_images, None, None, spec)
-    else:
-        samples, held = split_samples(samples, val_share=spec.data.val_share, seed=spec.train.seed)
     if workers > 1 or max_gpus or on_ray or ray_address:
         count = (workers, max_gpus) if max_gpus else workers
-        metrics = _with_ray(spec, samples, held, results_dir, count, max_failures, ray_address)
-        best = f"{results_dir.rstrip('/')}/best.pt"
+        do: Fit = partial(_with_ray, workers=count, max_failures=max_failures, address=ray_address)
     else:
+        do = _here
+    others = [one for one in (shards, data, middle) if one is not None]
+    with ExitStack() as stack:
+        run = None
+        if lake_url is not None and dataset is not None and not others:
+            from dropmill.zoo_run import zoo_run
 
-        def tell(done: Any) -> None:
-            click.echo(_line(done.metrics), err=True)
-
-        result = fit(spec, samples, results_dir, val=held, on_epoch=tell)
-        metrics, best = dict(result.metrics), result.best or result.last
+            run = stack.enter_context(zoo_run(lake_url, dataset, spec))
+            samples = _of_split(run.samples, split)
+        else:
+            samples = _samples(lake_url, dataset, shards, data, images, middle, split, spec)
+        samples, held = _sides(spec, samples, val_data, val_images)
+        metrics, best = do(spec, samples, held, results_dir)
+        if run is not None:
+            run.keep(results_dir, metrics, train=samples, val=held)
+            click.echo(f"run {run.step.name} of {lake_url}", err=True)
     if as_json:
         click.echo(json.dumps({"checkpoint": best, "metrics": metrics}))
         return
     click.echo(f"{_line(metrics)}: {best}")
+
+
+def _sides(
+    spec: ZooSpec, samples: list[Sample], val_data: Path | None, val_images: Path | None
+) -> tuple[list[Sample], list[Sample]]:
+    from training.samples import split_samples
+
+    if val_data is not None:
+        return samples, _samples(None, None, None, val_data, val_images, None, None, spec)
+    return split_samples(samples, val_share=spec.data.val_share, seed=spec.train.seed)
+
+
+def _here(
+    spec: ZooSpec, samples: list[Sample], held: list[Sample], results_dir: str
+) -> tuple[dict[str, Any], str]:
+    from training.zoo.loop import fit
+
+    def tell(done: Any) -> None:
+        click.echo(_line(done.metrics), err=True)
+
+    result = fit(spec, samples, results_dir, val=held, on_epoch=tell)
+    return dict(result.metrics), result.best or result.last
 
 
 @click.command("evaluate")
@@ -364,11 +394,16 @@ def _samples(
         samples = read_middle(middle, images or "", spec.data.classes)
     else:
         samples = options.lake_samples(lake_url, dataset)
-    if split is not None:
-        samples = [replace(one, split=None) for one in samples if one.split == split]
-        if not samples:
-            raise ConfigError(f"no sample of the split {split!r}")
-    return list(samples)
+    return _of_split(samples, split)
+
+
+def _of_split(samples: Sequence[Sample], split: str | None) -> list[Sample]:
+    if split is None:
+        return list(samples)
+    found = [replace(one, split=None) for one in samples if one.split == split]
+    if not found:
+        raise ConfigError(f"no sample of the split {split!r}")
+    return found
 
 
 def _with_ray(
@@ -376,10 +411,11 @@ def _with_ray(
     samples: list[Sample],
     held: list[Sample],
     results_dir: str,
+    *,
     workers: int | tuple[int, int],
     max_failures: int,
     address: str | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
     import ray
 
     from ingest.tasks import start_ray
@@ -400,7 +436,7 @@ def _with_ray(
         )
     finally:
         ray.shutdown()
-    return result.metrics
+    return result.metrics, f"{results_dir.rstrip('/')}/best.pt"
 
 
 def _line(metrics: Any) -> str:

@@ -67,13 +67,43 @@ def test_pictures_are_searched_and_the_model_becomes_onnx(folder: Path) -> None:
     assert (folder / "m.onnx").stat().st_size > 1_000_000
 
 
+@pytest.fixture(scope="module")
+def lake(folder: Path) -> str:
+    """The set in a lake."""
+    words = ["ingest", str(folder / "set"), "--lake", str(folder / "lake"), "--dataset", "blocks"]
+    CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False)
+    return str(folder / "lake")
+
+
 @pytest.mark.slow
-def test_detections_become_rows_that_sql_joins_to_annotations(folder: Path) -> None:
+def test_a_training_on_a_lake_is_a_run_with_its_checkpoint_and_what_it_saw(folder: Path, lake: str) -> None:
+    from storage.lake import Lake
+    from training.zoo.checkpoint import load_detector
+
+    words = ["train", "--lake", lake, "--dataset", "blocks", "-r", str(folder / "in-lake")]
+    run("ssdlite", *words, *_SMALL)
+    with pytest.raises(ConfigError, match="class"):
+        run("ssdlite", *words, *_SMALL, "data.classes=[green]")
+    opened = Lake.open(lake)
+    done, failed = opened.sql("SELECT * FROM runs ORDER BY submitted_at").to_pylist()
+    assert (done["state"], done["step"]) == ("succeeded", "model ssdlite train")
+    assert {"epoch", "loss", "mAP50"} <= set(json.loads(done["metrics"]))
+    assert json.loads(done["parameters"])["model"]["detector"] == "ssdlite"
+    assert (failed["state"], failed["error"][:12]) == ("failed", "ConfigError:")
+    (model,) = opened.sql("SELECT * FROM models").to_pylist()
+    assert (model["run"], model["kind"], model["architecture"]) == (done["run"], "checkpoint", "ssdlite")
+    assert model["snapshot"] == done["snapshot"]
+    network, _ = load_detector(model["uri"])
+    assert sum(p.numel() for p in network.parameters()) > 1000
+    seen = opened.sql("SELECT DISTINCT sample, role FROM seen WHERE kind = 'image'").to_pylist()
+    assert len(seen) == 6
+    assert {row["role"] for row in seen} == {"train", "val"}
+
+
+@pytest.mark.slow
+def test_detections_become_rows_that_sql_joins_to_annotations(folder: Path, lake: str) -> None:
     from storage.lake import Lake
 
-    lake = str(folder / "lake")
-    words = ["ingest", str(folder / "set"), "--lake", lake, "--dataset", "blocks"]
-    CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False)
     best = str(folder / "run" / "best.pt")
     for _ in range(2):
         run("ssdlite", "evaluate", "-m", best, "--lake", lake, "--dataset", "blocks", "--write-lake")
