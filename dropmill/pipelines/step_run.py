@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -189,7 +190,7 @@ def fetch(lake: Lake, uri: str) -> Path:
     if path.is_file() and path.stat().st_size == info.size_bytes:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{id(info)}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with lake.artifacts.open(key, info) as source, partial.open("wb") as target:
         while block := source.read(1 << 20):
             target.write(block)

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from dropmill.cli.jobs import command
 from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
 from dropmill.pipelines.step_run import StepRun
+from dropmill.source_config import AccessConfig
 from ingest.derive import Settings
 from ingest.plans import Step, plan_execution
 from ingest.triggers import write_runs
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 from tests.ingest.mill import KITTI_CAR, Mill, picture
+from tests.s3_server import client, s3_server
 
 _COCO = (
     '{"images": [{"id": 1, "file_name": "1.png"}], "categories": [{"id": 1, "name": "Car"}],'
@@ -95,6 +97,36 @@ def test_a_run_that_was_called_off_meanwhile_does_not_say_that_it_is_done(mill: 
     write_runs(mill.lake, [{**train.row, "state": "stopped"}])
     train.succeed()
     assert StepRun(mill.lake, train.name).row["state"] == "stopped"
+
+
+def test_steps_hand_files_on_through_a_lake_at_an_endpoint_that_their_environment_names(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("moto.server", reason="moto is not installed")
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"weights" * 1000)
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.s3_options._FOUND", {})
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        access = AccessConfig(endpoint_url=url, region="us-east-1")
+        for name, value in access.environment().items():
+            patch.setenv(name, value)
+        client("s3", url).create_bucket(Bucket="lakes")
+        lake = Lake.create("s3://lakes/p")
+        steps = [Step(name="train"), Step(name="prune")]
+        snapshot = lake.snapshot()
+        rows = plan_execution("p", steps, "d", snapshot, labelled_images=0, now=datetime.now(UTC))
+        write_runs(lake, [{**row, "state": "submitted"} for row in rows])
+        train = StepRun(lake, rows[0]["run"])
+        train.keep("checkpoint", file, _ABOUT)
+        train.succeed()
+        fetched = StepRun(lake, rows[1]["run"]).needed("model").file("checkpoint")
+        assert fetched != file
+        assert fetched.read_bytes() == file.read_bytes()
+        lake.artifacts.remove(f"runs/{train.name}/model.bin")
+        with pytest.raises(JobError, match="the file is gone"):
+            StepRun(lake, rows[1]["run"]).needed("model").file("checkpoint")
 
 
 def test_people_start_stop_and_retry_by_commands_that_need_no_cluster(mill: Mill, tmp_path: Path) -> None:
