@@ -69,5 +69,6 @@ def command(
     )
     listening = config.bind_socket()
     shown = f"[{host}]" if ":" in host else host
+    page.warm()
     click.echo(f"http://{shown}:{listening.getsockname()[1]}/")
     uvicorn.Server(config).run(sockets=[listening])

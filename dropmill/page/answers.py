@@ -201,6 +201,8 @@ class Quarantined(Answer):
 class Quarantine(Answer):
     """Objects in quarantine, in the order of their keys."""
 
+    state: Literal["current", "looking"]
+    """looking: newer commits are being looked at; what is here is what was found before them."""
     total: int
     objects: list[Quarantined]
     next: str | None

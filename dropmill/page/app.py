@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,20 @@ class Page:
     health: Callable[[], Mapping[str, Any]] | None = None
     commands: Commands | None = None
     token: str | None = field(default=None, repr=False)
+
+    def warm(self) -> None:
+        """Begin to count and to look, so that the first who comes need not wait as long."""
+
+        def begin() -> None:
+            # Where there is no lake yet, whoever asks will be told.
+            with suppress(DropmillError):
+                self.summary.now()
+                self.work.quarantine(None, 1, None)
+                self.work.batches(None, 1)
+                for table in ("images", "annotations", "findings"):
+                    self.lake.places(table)
+
+        threading.Thread(target=begin, name="warm", daemon=True).start()
 
 
 def make_page(

@@ -50,9 +50,13 @@ def work_routes(page: Page) -> APIRouter:
         after: Annotated[str | None, Query(max_length=2_000)] = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
         dataset: Annotated[str | None, Query(max_length=1_100)] = None,
+        wait_s: Annotated[float, Query(ge=0, le=60)] = 0.15,
     ) -> Quarantine:
-        """Objects that cannot be read, with the reason."""
-        return page.work.quarantine(after, limit, dataset)
+        """Objects that cannot be read, with the reason.
+
+        ``wait_s``: wait for so long until the newest commits are looked at.
+        """
+        return page.work.quarantine(after, limit, dataset, wait_s=wait_s)
 
     @router.get("/runs", tags=["work"])
     def runs() -> Runs:

@@ -7,7 +7,10 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import polars as pl
 
 from dropmill.page.answers import (
     Batch,
@@ -26,7 +29,9 @@ from dropmill.page.answers import (
 from dropmill.page.open_lake import OpenLake
 from storage.errors import ConfigError, DropmillError
 
+_SOON_S = 0.15
 _MOST_ROWS = 500
+_MOST_BATCHES = 10_000
 _MOST_IN_QUARANTINE = 100_000
 _MOST_CURVE_BYTES = 4_000_000
 _MOST_MEASURES = 60
@@ -41,6 +46,8 @@ class Work:
         self._lake = lake
         self._answers: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="page")
+        self._running: dict[str, Future[Any]] = {}
 
     def batches(self, before: str | None, limit: int) -> Batches:
         """Batches, newest first; ``before`` is the cursor of the page before."""
@@ -55,13 +62,25 @@ class Work:
         more = len(every) > first + limit
         return Batches(batches=shown, next=f"{shown[-1].lane}/{shown[-1].number}" if more else None)
 
-    def quarantine(self, after: str | None, limit: int, dataset: str | None) -> Quarantine:
-        """Objects in quarantine beyond the key ``after``."""
-        every = self._kept("quarantine", ("objects",), self._quarantined)
+    def quarantine(
+        self, after: str | None, limit: int, dataset: str | None, *, wait_s: float = _SOON_S
+    ) -> Quarantine:
+        """Objects in quarantine beyond the key ``after``, as they are, or were before the newest commits.
+
+        The ledger of a large bucket takes longer to look through than a person should wait.
+        """
+        found = self._soon("quarantine", ("objects",), self._quarantined, wait_s)
+        every = found or []
         mine = [one for one in every if dataset in (None, one.dataset)]
         rest = [one for one in mine if after is None or one.key > after]
         shown = rest[:limit]
-        return Quarantine(total=len(mine), objects=shown, next=shown[-1].key if len(rest) > limit else None)
+        is_newest = found is not None and found is self._newest("quarantine", ("objects",))
+        return Quarantine(
+            state="current" if is_newest else "looking",
+            total=len(mine),
+            objects=shown,
+            next=shown[-1].key if len(rest) > limit else None,
+        )
 
     def runs(self) -> Runs:
         """The newest runs, newest first."""
@@ -100,12 +119,40 @@ class Work:
                 self._answers.popitem(last=False)
         return made
 
+    def _newest(self, name: str, tables: tuple[str, ...]) -> Any:
+        """The answer about the newest versions; None where there is none yet."""
+        versions = self._lake.versions()
+        with self._lock:
+            return self._answers.get((name, *(versions.get(table) for table in tables)))
+
+    def _soon(self, name: str, tables: tuple[str, ...], make: Callable[[], T], wait_s: float) -> T | None:
+        """The answer where it is there within ``wait_s``, else the one before it, else None."""
+        if (newest := self._newest(name, tables)) is not None:
+            known: T = newest
+            return known
+        with self._lock:
+            running = self._running.get(name)
+            if running is None or running.done():
+                running = self._running[name] = self._pool.submit(self._kept, name, tables, make)
+            before: T | None = next(
+                (self._answers[key] for key in reversed(self._answers) if key[0] == name), None
+            )
+        try:
+            made: T = running.result(wait_s)
+        except TimeoutError:
+            return before
+        return made
+
     def _batches(self) -> list[Batch]:
-        names = ", ".join(Batch.model_fields)
-        rows = self._lake.lake.sql(
-            f"SELECT {names} FROM batches ORDER BY planned_at DESC, lane, number DESC LIMIT 10000"
+        # File by file, because those that were read before are held; of their columns all but the events.
+        files, places = self._lake.places("batches")
+        parts = [self._lake.rows(files, place.path, tuple(Batch.model_fields)) for place in places]
+        if not parts:
+            return []
+        rows = pl.concat(parts).sort(
+            ["planned_at", "lane", "number"], descending=[True, False, True], nulls_last=True
         )
-        return [Batch(**row) for row in rows.to_pylist()]
+        return [Batch(**row) for row in rows.head(_MOST_BATCHES).iter_rows(named=True)]
 
     def _quarantined(self) -> list[Quarantined]:
         # The view "quarantine" orders the whole ledger; only keys that ever were in quarantine matter here.

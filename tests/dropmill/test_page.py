@@ -262,7 +262,7 @@ def test_a_picture_is_turned_as_exif_says_and_refused_where_the_image_has_change
 
 
 def test_quarantine_batches_runs_and_models_are_told(client: TestClient) -> None:
-    found = ask(client, "quarantine", dataset="odd")
+    found = ask(client, "quarantine", dataset="odd", wait_s=60)
     assert [(one["key"], bool(one["error"])) for one in found["objects"]] == [(HOSTILE_KEY, True)]
     every = ask(client, "quarantine")
     first = ask(client, "quarantine", limit=1)

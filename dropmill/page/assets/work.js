@@ -44,7 +44,8 @@ export async function quarantine(parameters, { now }) {
       el("button", { type: "button", class: "quiet", "aria-label": `Drop ${row.key}`, onclick: act("drop", { keys: [row.key] }, row.key) }, "Drop")) });
   }
   const view = el("div", {}, title("Quarantine"),
-    el("p", { class: "dim" }, `${count(found.total)} objects cannot be read. They stop nothing: everything else is in the tables.`),
+    el("p", { class: "dim" }, found.state === "looking" && !found.total ? "Looking…"
+      : `${count(found.total)} objects cannot be read. They stop nothing: everything else is in the tables.`),
     mayChange && found.total ? el("p", { class: "row" },
       el("button", { type: "button", class: "quiet", onclick: act("retry", { all: true }, "all") }, "Retry all"),
       token.get() ? null : el("span", { class: "small dim" }, "Asks for the token.")) : null,
@@ -52,5 +53,5 @@ export async function quarantine(parameters, { now }) {
     found.objects.length ? el("section", { class: "card" }, table("Objects in quarantine", columns, found.objects)) : null,
     found.next ? el("p", {}, el("a", { href: place("quarantine", { dataset, after: found.next }) }, "More")) : null,
     dataset ? el("p", {}, link("Of all data sets", "quarantine")) : null);
-  return { view, title: "Quarantine", follows: ["objects"] };
+  return { view, title: "Quarantine", follows: ["objects"], again: found.state === "looking" };
 }
