@@ -21,7 +21,6 @@ from ingest.ledger import Entry, Ledger
 from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
-from storage.handles import Handles
 from storage.lake import Lake, LaneCommit
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class Committer:
         self.left: dict[str, str] = {}
         """Keys of the last batch that were not worked on, with the reason; they are to be looked at again."""
         self._failures: dict[str, int] = {}
-        self._handles = Handles(lake.table)
+        self._handles = lake.handles()
 
     def unfinished(self) -> list[Batch]:
         """Batches that were planned and not done, from a process that was killed; oldest first."""

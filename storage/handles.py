@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 from deltalake import DeltaTable
 
-_AT_ONCE = 8
-
 
 @dataclass
 class _Kept:
@@ -26,16 +24,19 @@ class _Kept:
 class Handles:
     """Handles of the tables that ``reach`` opens, each at the version that it was last refreshed to."""
 
-    def __init__(self, reach: Callable[[str], DeltaTable]) -> None:
+    def __init__(self, reach: Callable[[str], DeltaTable], *, at_once: int = 1) -> None:
+        """``at_once`` are refreshed at the same time, where most of that is waiting for a store."""
         self._reach = reach
+        self._at_once = at_once
         self._kept: dict[str, _Kept] = {}
 
     def refresh(self, *names: str) -> None:
-        """Bring tables to their newest version, several at once."""
-        if len(names) == 1:
-            self._refresh(names[0])
+        """Bring tables to their newest version."""
+        if len(names) == 1 or self._at_once == 1:
+            for name in names:
+                self._refresh(name)
             return
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._at_once) as pool:
             list(pool.map(self._refresh, names))
 
     def table(self, name: str) -> DeltaTable:

@@ -36,6 +36,7 @@ _PROPERTIES = {"delta.checkpointInterval": "25", "delta.enableExpiredLogCleanup"
 
 # Commits of other lanes that may come between before a batch gives way.
 _TURNS = 15
+_AT_ONCE = 8
 
 Snapshot = dict[str, int]
 """Table name to version: what a run reads."""
@@ -107,6 +108,10 @@ class Lake:
             raise LakeError(f"{self.url}: table {name} is missing; is this a lake?", url=self.url) from error
         except DeltaError as error:
             raise LakeError(f"{self.url}: table {name} at {version}: {error}", url=self.url) from error
+
+    def handles(self) -> Handles:
+        """Tables that are kept open by who commits again and again."""
+        return Handles(self.table, at_once=1 if self.store.is_directory else _AT_ONCE)
 
     def files(self, name: str, version: int | datetime | None = None) -> TableFiles:
         """The files of one version of a table."""
@@ -189,7 +194,7 @@ class LaneCommit:
         self.number = number
         self._store = lake.store
         self._filesystem_of = lake.filesystem
-        self._handles = handles or Handles(lake.table)
+        self._handles = handles or lake.handles()
         self._files: dict[str, TableFiles] = {}
 
     def look(self, *names: str) -> None:
