@@ -20,7 +20,7 @@ from transforms.scenes import SceneConfig, write_scenes
 @pytest.mark.timeout(900)
 def test_the_demo_goes_from_a_drop_to_an_engine_and_status_tells_the_same_afterwards(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "dropmill", "demo", "--images", "50", "--epochs", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "dropmill", "demo", "--images", "40", "--epochs", "1", "--out", str(out)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     for word in ("airliner", "zero_area", "dropped", "mAP50", "model.onnx", "engine", "seconds of the demo"):
