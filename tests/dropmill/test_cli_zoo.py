@@ -51,6 +51,12 @@ def test_a_folder_is_trained_on_evaluated_and_drawn(folder: Path) -> None:
     assert "proposal_fast_AR@100" in said
     assert len(list((folder / "shown").glob("*.png"))) == 6
     report = json.loads((folder / "ev" / "evaluation.json").read_text())
+    labels = str(folder / "set" / "labels.json")
+    words = ["dataset", "shards", "write", "--images", str(folder / "set"), "--labels", labels]
+    CliRunner().invoke(cli, [*words, "--to", str(folder / "shards")], catch_exceptions=False)
+    said = run("ssdlite", "evaluate", "-m", best, "--shards", str(folder / "shards"), "--json")
+    again = json.loads(said)
+    assert (again["images"], again["voc"]) == (6, report["voc"]), "the same pictures in shards"
     assert set(report["classes"]["bbox"]) == {"red", "blue"}
     rows = json.loads((folder / "ev" / "results.bbox.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= set(rows[0])
