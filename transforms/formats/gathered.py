@@ -52,7 +52,7 @@ class Gathered:
         sources = pa.array(self.sources, pa.string())
         total = int(counts.sum())
         firsts = np.cumsum(counts) - counts
-        boxes = np.fromiter(chain.from_iterable(rows.boxes for rows in self.rows), np.float64, 4 * total)
+        boxes = np.concatenate([np.zeros(0), *(np.asarray(rows.boxes, np.float64) for rows in self.rows)])
         columns = {
             "instance": pa.array(np.arange(total) - np.repeat(firsts, counts)),
             "line": _column((rows.lines for rows in self.rows), pa.int64()),

@@ -7,6 +7,7 @@ keep beside them. Whatever does not fit, in one line, sends the whole file the s
 from __future__ import annotations
 
 import re
+from array import array
 
 from transforms.delivery import without_extension
 from transforms.formats.gathered import Rows, plain_text
@@ -30,7 +31,7 @@ def plain_kitti(data: bytes, path: str) -> Rows | None:
         lines.pop()
     found = [_LINE.fullmatch(line) for line in lines]
     categories, truncations, occlusions, attributes = [], [], [], []
-    boxes: list[float] = []
+    boxes = array("d")
     for match in found:
         if match is None:
             return None
@@ -42,7 +43,7 @@ def plain_kitti(data: bytes, path: str) -> Rows | None:
         if truncated == "-1.00":
             return None
         occlusions.append(int(occluded))
-        boxes += (float(left), float(top), float(right), float(bottom))
+        boxes.extend((float(left), float(top), float(right), float(bottom)))
         attributes.append(
             f'{{"alpha":{alpha},"dimensions":[{h},{w},{n}],"location":[{x},{y},{z}],"rotation_y":{ry}}}'
         )
