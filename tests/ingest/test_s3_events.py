@@ -346,3 +346,22 @@ def test_only_the_head_of_an_image_travels(new_drops: Callable[..., Drops], prox
     with drops.store.open("d/a.png", info) as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     assert [method for method, _ in proxy.requests] == ["HEAD", "GET"]
+
+
+def test_a_batch_makes_few_requests_to_the_lake_however_long_its_log_is(
+    server: str, proxy: Proxy, mill: Mill
+) -> None:
+    client("s3", server).create_bucket(Bucket="lake-of-few-requests")
+    lake = Lake.create("s3://lake-of-few-requests", options(proxy.url))
+    committer = Committer(lake, mill.parse, rule=mill.rule)  # type: ignore[arg-type]
+    made = []
+    for number in range(5):
+        mill.image(f"d/image_2/{number}.png")
+        mill.write(f"d/label_2/{number}.txt", KITTI_CAR.format(1, 1, 5, 5))
+        events = committer.ledger.news(mill.store.list(), mill.rule)
+        proxy.requests.clear()
+        committer.run(committer.plan(events))
+        made.append(len(proxy.requests))
+    # The first opens the tables.
+    assert max(made[1:]) <= made[1] <= 75, made
+    assert lake.sql("SELECT count(*) AS n FROM annotations").to_pylist() == [{"n": 5}]
