@@ -37,7 +37,7 @@ class Running:
             "lake": "lake",
             # The folder is looked through so seldom that only the webhook can be who told of a file.
             "sources": {"poll_s": 3600, "webhook": {"spool": "spool"}},
-            "http": {"port": 0},
+            "http": {"port": 0, "cache": "cache"},
             "ingest": {"reconcile_s": 3600},
         }
         self.config = folder / "dropmill.yaml"
@@ -130,6 +130,11 @@ def test_a_service_tells_how_it_is_and_works_on_what_the_webhook_tells(running: 
     assert 'dropmill_events_total{action="put"} 3.0' in text
     assert "dropmill_lag_seconds_count 3.0" in text
     assert 'dropmill_queue_depth{source="webhook"}' in text
+    told = json.loads(running.ask("/api/v1/now")[1])
+    assert (told["service"]["state"], told["may_change"]) == ("serving", True)
+    assert '<script type="module"' in running.ask("/")[1]
+    # What a form of another site can post is not taken for JSON.
+    assert running.ask("/api/v1/quarantine/retry", b'{"all": true}', token="t0ken")[0] == 422
     assert "s3cret" not in running.log.read_text()
     assert "t0ken" not in running.log.read_text()
 

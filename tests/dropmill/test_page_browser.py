@@ -28,17 +28,19 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.mill = make_lake(folder)
         self.commands = Commands()
-        page = make_page(
+        self.page = make_page(
             str(self.mill.lake_folder), cache=folder / "cache", commands=self.commands, token="t0ken"
         )
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        config = uvicorn.Config(page_app(page), log_config=None, lifespan="off")
+        config = uvicorn.Config(page_app(self.page), log_config=None, lifespan="off")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
+        # Nothing is to be counted any more when Python ends.
+        self.page.summary.now(wait_s=60)
         self.server.should_exit = True
         self.thread.join(timeout=30)
 
