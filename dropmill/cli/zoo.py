@@ -42,7 +42,7 @@ def zoo_commands() -> list[click.Group]:
 
 def _group(name: str, about: str) -> click.Group:
     group = click.Group(name, help=about)
-    for command in (train, evaluate, inference, export):
+    for command in (train, evaluate, inference, prune, export):
         group.add_command(command)
     return group
 
@@ -305,6 +305,18 @@ def inference(
         )
         return
     click.echo(f"{len(pictures)} images, {above} detections from score {score:g} on, in {out}")
+
+
+@click.command("prune")
+@options.model_option
+@click.pass_context
+def prune(context: click.Context, model: Path) -> None:
+    """Not for these detectors: says what to take instead."""
+    raise ConfigError(
+        f"{model}: a {_detector(context)} is not pruned: its network is built anew from its spec, which has no "
+        "place for the widths of single layers. Train one with a smaller model.backbone or "
+        "model.neck_channels; `dropmill model detectnet_v2 prune` takes filters out of a DetectNet_v2"
+    )
 
 
 @click.command("export")

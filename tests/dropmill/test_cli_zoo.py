@@ -129,5 +129,7 @@ def test_wrong_words_are_answered_with_what_to_do(folder: Path) -> None:
         run("fcos", "evaluate", "-m", best, "--data", str(folder / "set"))
     with pytest.raises(ConfigError, match=r"did you mean 'train\.epochs'"):
         run("fcos", "train", "-r", str(folder / "x"), "--data", str(folder / "set"), "train.epoch=3")
+    with pytest.raises(ConfigError, match=r"not pruned: .* `dropmill model detectnet_v2 prune`"):
+        run("ssdlite", "prune", "-m", best)
     with pytest.raises(UsageError, match="give one of --lake"):
         run("fcos", "train", "-r", str(folder / "x"))
