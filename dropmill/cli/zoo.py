@@ -313,8 +313,8 @@ def inference(
 def prune(context: click.Context, model: Path) -> None:
     """Not for these detectors: says what to take instead."""
     raise ConfigError(
-        f"{model}: a {_detector(context)} is not pruned: its network is built anew from its spec, which has no "
-        "place for the widths of single layers. Train one with a smaller model.backbone or "
+        f"{model}: a {_detector(context)} is not pruned: its network is built anew from its spec, which has "
+        "no place for the widths of single layers. Train one with a smaller model.backbone or "
         "model.neck_channels; `dropmill model detectnet_v2 prune` takes filters out of a DetectNet_v2"
     )
 
