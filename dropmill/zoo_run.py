@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 from dropmill.lake_samples import read_samples
 from dropmill.pipelines.step_run import StepRun
-from ingest.plans import Step, plan_execution
-from ingest.triggers import write_runs
+from ingest.plans import Step, plan_execution, write_runs
 from storage.errors import TrainingError
 from storage.lake import Lake
 from training.samples import Sample

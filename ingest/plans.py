@@ -14,7 +14,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+
+from storage import schemas
 from storage.errors import ConfigError
+from storage.lake import Lake
 
 Row = dict[str, Any]
 """A row of ``runs``."""
@@ -133,6 +137,12 @@ def plan_execution(
             zip(steps, names, inputs_of([step.name for step in steps]), strict=True), start=1
         )
     ]
+
+
+def write_runs(lake: Lake, rows: Sequence[Row]) -> None:
+    """Put rows into ``runs``, in one commit."""
+    if rows:
+        lake.put("runs", pa.Table.from_pylist(list(rows), schema=schemas.RUNS), keys=["run"])
 
 
 def slug(name: str) -> str:

@@ -14,16 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import pyarrow as pa
-
 from ingest.dueness import When, why_due
 from ingest.gates import judge_dataset
 from ingest.jobs import TakesJobs
-from ingest.plans import Row, Step, plan_execution
+from ingest.plans import Row, Step, plan_execution, write_runs
 from ingest.progress import OPEN, advance, job_of
 from quality.gate import Thresholds
 from quality.limits import Limits
-from storage import schemas
 from storage.errors import JobError
 from storage.lake import Lake
 
@@ -211,12 +208,6 @@ def start_by_hand(lake: Lake, pipeline: Pipeline, dataset: str, *, anew: bool = 
         again += 1
     write_runs(lake, planned)
     return planned
-
-
-def write_runs(lake: Lake, rows: Sequence[Row]) -> None:
-    """Put rows into ``runs``, in one commit."""
-    if rows:
-        lake.put("runs", pa.Table.from_pylist(list(rows), schema=schemas.RUNS), keys=["run"])
 
 
 def datasets_of(lake: Lake, pipeline: Pipeline) -> list[str]:

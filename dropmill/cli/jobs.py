@@ -74,7 +74,7 @@ def stop(run: str, config_path: Path | None, lake_url: str | None, address: str)
     """Call RUN off, and the steps after it; its job is ended."""
     from ingest import progress
     from ingest.jobs import Jobs
-    from ingest.triggers import write_runs
+    from ingest.plans import write_runs
 
     lake = lake_of(config_path, lake_url)
     row = _row(lake, run)
@@ -94,7 +94,7 @@ def stop(run: str, config_path: Path | None, lake_url: str | None, address: str)
 def retry(run: str, config_path: Path | None, lake_url: str | None) -> None:
     """Let RUN, which is over, be done again, and the steps after it with it."""
     from ingest import progress
-    from ingest.triggers import write_runs
+    from ingest.plans import write_runs
 
     lake = lake_of(config_path, lake_url)
     changed = progress.retry(_rows(lake, _row(lake, run)), run, datetime.now(UTC))

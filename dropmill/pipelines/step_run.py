@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.triggers import write_runs
+from ingest.plans import write_runs
 from storage import schemas
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake, Snapshot

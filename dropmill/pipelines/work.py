@@ -10,8 +10,7 @@ from typing import Any
 
 from dropmill.pipelines.model_card import write_card
 from dropmill.pipelines.step_run import StepRun
-from ingest.plans import Step, plan_execution
-from ingest.triggers import write_runs
+from ingest.plans import Step, plan_execution, write_runs
 from storage.errors import ConfigError, DropmillError
 from storage.lake import Lake
 

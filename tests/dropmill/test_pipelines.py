@@ -16,8 +16,7 @@ from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_
 from dropmill.pipelines.step_run import StepRun
 from dropmill.source_config import AccessConfig
 from ingest.derive import Settings
-from ingest.plans import Step, plan_execution
-from ingest.triggers import write_runs
+from ingest.plans import Step, plan_execution, write_runs
 from storage.errors import ConfigError, JobError
 from storage.lake import Lake
 from tests.ingest.mill import KITTI_CAR, Mill, picture

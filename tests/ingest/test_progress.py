@@ -13,9 +13,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ingest.dueness import When
-from ingest.plans import Step, inputs_of, plan_execution
+from ingest.plans import Step, inputs_of, plan_execution, write_runs
 from ingest.progress import JobState, advance, job_of, retry, stop
-from ingest.triggers import Pipeline, Triggers, start_by_hand, write_runs
+from ingest.triggers import Pipeline, Triggers, start_by_hand
 from quality.gate import Verdict
 from storage.errors import ConfigError, JobError
 from tests.ingest.mill import KITTI_CAR, Mill, picture
