@@ -38,8 +38,9 @@ quality:                         # in dropmill.yaml
   gate: {fail_invalid_share: 0.02, fail_leaked_images: 0}
 ```
 
-Images that came before `pixels` was set are compared once they come again. Without `pixels` images are read at
-their ends alone: a file that is cut off is found, bytes that changed inside the pixels of one over 64 KB are not.
+Images that came before `pixels` was set are compared once they come again. Without `pixels` images are read
+at their ends alone: a file that is cut off is found, bytes that changed inside the pixels of one over 64 KB
+are not.
 """
 _CORRECTED = """## Boxes that are not valid
 
