@@ -34,6 +34,7 @@ from tests.s3_server import Proxy, client, options, s3_server
 _PICTURES = [picture(width, 50) for width in (60, 100, 140)]
 # On a machine that is busy otherwise: a shorter one would kill the service before it does anything.
 _LONGEST_START_S = 180.0
+_LONGEST_SETTLING_S = 600.0
 _BROKEN = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff broken", b"<annotation><object>", b"\x00\x01\x02"]
 
 
@@ -215,7 +216,7 @@ class Chaos:
     def _settle(self) -> float:
         """Wait until the service has worked on everything that the bucket holds."""
         began = time.monotonic()
-        while time.monotonic() - began < 300:
+        while time.monotonic() - began < _LONGEST_SETTLING_S:
             if self._is_level():
                 return time.monotonic() - began
             assert self.process.poll() is None, self._tail()
