@@ -297,6 +297,8 @@ class Model(Answer):
     metrics: dict[str, Any]
     snapshot: dict[str, Any]
     made_at: datetime | None
+    state: str | None
+    """current, rejected or retired; null where none was promoted"""
     labelled_images: int | None
     """That its run could learn from."""
     run_state: str | None

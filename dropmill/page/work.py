@@ -195,6 +195,7 @@ class Work:
                     categories=[name for name in row["categories"] or [] if name is not None],
                     metrics=_object(row["metrics"]),
                     snapshot=_object(row["snapshot"]),
+                    state=row.get("state"),
                 )
                 for row in rows.to_pylist()
             ]

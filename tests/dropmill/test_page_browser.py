@@ -60,6 +60,7 @@ def browser(served: Served) -> Iterator[Browser]:
     with Browser(chromium) as browser:
         browser.look(1280, 900)
         browser.open(f"{served.url}/#/")
+        browser.wait("document.querySelector('main h1')")
         yield browser
         # Of the whole session: nothing went wrong, and nothing was asked of anybody else.
         # What is asked wrongly on purpose is answered with 400, and markup is refused.

@@ -79,7 +79,7 @@ export function facts(pairs) {
 
 const BADGES = {
   pass: "good", done: "good", succeeded: "good", serving: "good", warn: "warn", warning: "warn", planned: "warn",
-  submitted: "warn", running: "warn", fail: "bad", failed: "bad", error: "bad", quarantined: "bad",
+  submitted: "warn", running: "warn", current: "good", stopped: "warn", rejected: "bad", fail: "bad", failed: "bad", error: "bad", quarantined: "bad",
 };
 
 export function badge(text) {

@@ -102,6 +102,7 @@ function files(found) {
   return table("Models, newest first", [
     { title: "model", value: (row) => link(row.model, "model", { name: row.model }) },
     { title: "kind", value: (row) => row.kind },
+    { title: "state", value: (row) => (row.state ? badge(row.state) : "") },
     { title: "data set", value: (row) => row.dataset },
     { title: "made by", value: (row) => link(row.run, "run", { name: row.run }) },
     { title: "mAP50", number: true, value: (row) => (row.metrics.mAP50 === undefined ? "" : number(row.metrics.mAP50)) },
@@ -116,7 +117,7 @@ export async function model(parameters) {
   if (!found) return { title: "Models", view: el("div", {}, title("Models"), el("p", {}, "There is no such model.")) };
   // A lake of an older release has no word on it.
   const behind = await get("lineage", { model: found.model }).catch(() => null);
-  const view = el("div", {}, el("p", {}, link("Models", "models")), title(found.model),
+  const view = el("div", {}, el("p", {}, link("Models", "models")), title(found.model, " ", found.state ? badge(found.state) : null),
     facts([["kind", found.kind], ["architecture", found.architecture], ["data set", found.dataset], ["size", size(found.size_bytes)],
       ["labelled images", count(found.labelled_images)]]),
     el("p", {}, "Made by ", link(found.run, "run", { name: found.run }), found.run_state ? [" ", badge(found.run_state)] : null),
