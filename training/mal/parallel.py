@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,25 @@ def wrap(student: MalNetwork, teacher: MalNetwork, strategy: str, place: Place) 
         from torch.distributed.fsdp import fully_shard
 
         for network in (student, teacher):
-            for stage in network.backbone.stages:
-                if any(True for _ in stage.parameters()):
-                    fully_shard(stage)
-            fully_shard(network)
+            network.to(memory_format=torch.contiguous_format)  # FSDP shares out no other layout
+            for part in _parts(network.backbone.stages):
+                if any(True for _ in part.parameters()):
+                    fully_shard(part)
+            # The teacher has no backward pass, after which the outermost weights would be shared out again.
+            fully_shard(network, reshard_after_forward=True)
         return student
     return DistributedDataParallel(student)
+
+
+def _parts(stages: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The stages, and in place of lists their members: timm goes through these itself, and weights come
+    together only where the module that was sharded is called.
+    """
+    for stage in stages:
+        if isinstance(stage, nn.Sequential | nn.ModuleList):
+            yield from _parts(stage)
+        else:
+            yield stage
 
 
 def model_state(network: nn.Module) -> dict[str, Any]:
