@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow as pa
 
+from dropmill.masks_actors import stream
 from dropmill.masks_config import MasksConfig
-from dropmill.masks_work import DONE, IMAGES, RULES, LabelImages
+from dropmill.masks_work import DONE, IMAGES, RULES
 from storage import schemas
 from storage.errors import CommitConflictError
 from storage.lake import Lake, LaneCommit, Snapshot
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _LANE = "masks"
 _IMAGES_A_COMMIT = 2_000
-_IMAGES_A_BATCH = 8
 _IMAGES_A_SLICE = 50_000
 _COMMIT_TRIES = 8
 _STEM = "/masks"
@@ -151,7 +151,7 @@ def _labelled(
     todo = set(images["sample"].to_pylist())
     names: list[str] = [name for name in samples if name not in todo]
     parts = [DONE.empty_table()]
-    for part in _stream(images, config, use_gpu=use_gpu):
+    for part in stream(images, config, use_gpu=use_gpu):
         parts.append(part)
         names += pl.Series(part["sample"]).unique(maintain_order=True).to_list()
         if len(names) >= _IMAGES_A_COMMIT:
@@ -159,36 +159,6 @@ def _labelled(
             names, parts = [], [DONE.empty_table()]
     if names:
         yield names, pa.concat_tables(parts)
-
-
-def _stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator[pa.Table]:
-    """Ray Data over the images: what the actors answer, as it comes."""
-    if not images.num_rows:
-        return
-    import ray
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cores = int(resources.get("CPU", 1))
-    per_actor = 1 if cores < 4 else 2
-    workers = config.workers or (int(resources["GPU"]) if use_gpu else max(1, cores // 2))
-    workers = max(1, min(workers, -(-images.num_rows // _IMAGES_A_BATCH)))
-    blocks = [images.slice(at, _IMAGES_A_BATCH) for at in range(0, images.num_rows, _IMAGES_A_BATCH)]
-    labelled = ray.data.from_arrow(blocks).map_batches(
-        LabelImages,
-        fn_constructor_args=(config,),
-        fn_constructor_kwargs={"use_gpu": use_gpu, "threads": per_actor},
-        batch_format="pyarrow",
-        batch_size=_IMAGES_A_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=per_actor,
-        num_gpus=1 if use_gpu else 0,
-    )
-    for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield pa.table(batch).cast(DONE)
 
 
 def _commit(

@@ -50,6 +50,7 @@ DONE = pa.schema(
 
 NO_BOX, OUTSIDE, CROWD = "mask_of_empty_box", "mask_of_box_outside", "mask_of_crowd"
 NO_IMAGE, UNREADABLE, NOTHING = "mask_without_image", "mask_of_unreadable_image", "mask_found_nothing"
+KILLED = "mask_killed_its_worker"
 RULES = {
     NO_BOX: "warning",
     OUTSIDE: "warning",
@@ -57,6 +58,7 @@ RULES = {
     NO_IMAGE: "warning",
     UNREADABLE: "warning",
     NOTHING: "warning",
+    KILLED: "warning",
 }
 """Why a box has no mask, with the severity of that."""
 _READ_AT_ONCE = 4
@@ -99,6 +101,16 @@ class LabelImages:
                 _with(row, place, window, picture) for place, window in zip(places, windows, strict=True)
             ]
         return pa.Table.from_pylist(done, schema=DONE)
+
+
+def killed(images: pa.Table, how: str) -> pa.Table:
+    """What is said of all boxes of images that no worker survives."""
+    rows = [
+        _without(row, place, KILLED, f"{row['uri']}: {how}")
+        for row in images.to_pylist()
+        for place in range(len(row["boxes"]))
+    ]
+    return pa.Table.from_pylist(rows, schema=DONE)
 
 
 def _pixels(row: dict[str, Any]) -> Pixels | tuple[str, str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dropmill.masks_config import MasksConfig
 from storage.errors import DropmillError
 from storage.lake import Lake
 from tests.ingest.mill import Mill
@@ -28,8 +33,6 @@ def local_ray() -> Iterator[None]:
 
 
 def picture(shift: int = 0) -> bytes:
-    import io
-
     pixels = np.random.default_rng(shift).integers(0, 50, (90, 120, 3), np.uint8)
     pixels[20:70, 20 + shift : 60 + shift] = (210, 80, 60)
     file = io.BytesIO()
@@ -52,7 +55,6 @@ _BLOCK = ([15.0, 15.0, 50.0, 60.0], False)
 
 
 def test_only_what_changed_is_labelled_and_what_cannot_be_is_a_finding(local_ray: None, mill: Mill) -> None:
-    from dropmill.masks_config import MasksConfig
     from dropmill.masks_stage import mask_lake
 
     mill.settings = replace(mill.settings, apply_correction=False)
@@ -99,7 +101,6 @@ def test_what_was_committed_before_a_crash_is_not_done_again(
     local_ray: None, mill: Mill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dropmill import masks_stage
-    from dropmill.masks_config import MasksConfig
 
     names = [f"p{number:02d}" for number in range(20)]
     for name in names:
@@ -123,8 +124,45 @@ def test_what_was_committed_before_a_crash_is_not_done_again(
     assert [(row["run"], row["n"]) for row in by_run] == [("one", 8), ("two", 12)]
 
 
+class DeadlyConfig(MasksConfig):
+    """A labeler whose process ends at a green picture, as a faulty decoder's would."""
+
+    def labeler(self, *, use_gpu: bool = False, threads: int = 1) -> Any:
+        honest = super().labeler(use_gpu=use_gpu, threads=threads)
+
+        class Deadly:
+            name, version = "deadly", "1"
+
+            def label(self, images: Any) -> Any:
+                if any(image.pixels[0, 0, 1] > 200 for image in images):
+                    os._exit(1)
+                return honest.label(images)
+
+        return Deadly()
+
+
+def test_an_image_that_kills_its_worker_is_a_finding_and_takes_no_other_along(
+    local_ray: None, mill: Mill
+) -> None:
+    from dropmill.masks_stage import mask_lake
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for name in ("a", "b", "c"):
+        mill.write(f"set/{name}.png", picture())
+    green = io.BytesIO()
+    Image.new("RGB", (120, 90), (0, 255, 0)).save(green, "PNG")
+    mill.write("set/b.png", green.getvalue())
+    mill.write("set/labels.json", coco({name: [_BLOCK] for name in "abc"}))
+    mill.ingest()
+    lake = Lake.open(mill.lake_folder)
+    done = mask_lake(lake, "set", DeadlyConfig())
+    assert (done.images, done.masks, done.without_mask) == (3, 2, 1)
+    [finding] = lake.sql("SELECT * FROM findings WHERE stem = '/masks'").to_pylist()
+    assert (finding["rule"], finding["sample"]) == ("mask_killed_its_worker", "b")
+    assert "b.png" in finding["observed"]
+
+
 def test_a_model_that_cannot_be_loaded_is_a_clear_error(mill: Mill, tmp_path: Path) -> None:
-    from dropmill.masks_config import MasksConfig
     from dropmill.masks_stage import mask_lake
 
     mill.write("set/a.png", picture())
