@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from dropmill.commands import Command
-from dropmill.page.answers import (
+from dropmill.page.answers import Refusal
+from dropmill.page.answers_work import (
     Accepted,
     Batches,
     Curves,
     Lineage,
     Models,
     Quarantine,
-    Refusal,
     Runs,
     WhichKeys,
 )

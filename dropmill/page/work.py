@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from dropmill.page.answers import (
+from dropmill.page.answers_work import (
     Batch,
     Batches,
     Curves,
