@@ -15,6 +15,7 @@ from storage.errors import JobError
 log = logging.getLogger(__name__)
 
 _LOG_LINES = 20
+_NOT_READY = "No available agent"
 _BAD_INPUT = 2  # the exit status of a command that was given what it cannot use
 
 _STATES = {
@@ -77,6 +78,10 @@ class Jobs:
         except RuntimeError as error:
             # Two that submit at once: the second is refused with a plain status 500.
             if self.state(job) is not JobState.UNKNOWN:
+                return False
+            if _NOT_READY in str(error):
+                # A cluster that has just been started; the job is unknown there, and is submitted again.
+                log.info("the cluster is not ready", extra={"run": job})
                 return False
             raise JobError(f"job {job} was not accepted: {error}", run=job) from error
         log.info("job submitted", extra={"run": job})
