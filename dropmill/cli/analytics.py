@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from dropmill.analytics_spec import AnalyticsSpec, load_analytics_spec
+from dropmill.cli import spec_options
 from storage.errors import ConfigError, UnknownKeyError
 
 _log = logging.getLogger(__name__)
@@ -29,18 +30,11 @@ def analytics() -> None:
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """The options that both commands have."""
     for decorator in (
-        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
+        spec_options.overrides,
+        spec_options.as_json,
         click.option("--dataset", help="The data set of the lake."),
         click.option("--lake", help="Look at a data set of this lake instead of the spec's folders."),
-        click.option(
-            "-e",
-            "--experiment_spec_file",
-            "--experiment_spec",
-            "spec_file",
-            type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="Spec file (YAML); KEY=VALUE wins over it.",
-        ),
+        spec_options.spec_file,
     ):
         command = decorator(command)
     return command

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dropmill.cli import spec_options
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,16 +27,9 @@ def augmentation() -> None:
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     for decorator in (
-        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
-        click.option(
-            "-e",
-            "--experiment_spec_file",
-            "--experiment_spec",
-            "spec_file",
-            type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="Spec file (YAML); KEY=VALUE wins over it.",
-        ),
+        spec_options.overrides,
+        spec_options.as_json,
+        spec_options.spec_file,
     ):
         command = decorator(command)
     return command

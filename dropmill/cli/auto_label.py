@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dropmill.cli import spec_options
 from dropmill.extras import require
 from dropmill.logs import set_up_logging
 from storage.errors import ConfigError
@@ -23,15 +24,9 @@ def auto_label() -> None:
 
 
 @auto_label.command("generate")
-@click.option(
-    "-e",
-    "--experiment_spec_file",
-    "spec_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The spec (YAML).",
-)
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def generate(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Write a COCO file again, with a mask for each box.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dropmill.cli import spec_options
 from dropmill.cli.analytics import analytics
 from dropmill.cli.augmentation import augmentation
 from dropmill.cli.auto_label import auto_label
@@ -18,15 +19,6 @@ from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
 from transforms.conversion.spec import ConvertSpec, MergeSpec, SliceSpec, load_spec, meaningless
-
-_SPEC = click.option(
-    "-e",
-    "--experiment_spec_file",
-    "spec_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The spec (YAML).",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 
 
 @click.group("dataset")
@@ -48,9 +40,9 @@ def annotations_group() -> None:
 
 
 @annotations_group.command("convert")
-@_SPEC
-@_JSON
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def convert_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Convert labels: from KITTI, COCO, VOC, YOLO, ODVG, LabelMe, CVAT, Open Images or TFRecord, to the first
     five.
@@ -62,9 +54,9 @@ def convert_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[s
 
 
 @annotations_group.command("merge")
-@_SPEC
-@_JSON
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def merge_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Merge files of COCO, or of ODVG, into one."""
     spec = load_spec(MergeSpec, spec_file, overrides)
@@ -73,9 +65,9 @@ def merge_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str
 
 
 @annotations_group.command("slice")
-@_SPEC
-@_JSON
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def slice_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Cut a COCO file: by chance, by number, by class or by file name."""
     spec = load_spec(SliceSpec, spec_file, overrides)

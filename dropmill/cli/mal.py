@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dropmill.cli import spec_options
 from dropmill.extras import require
 from dropmill.logs import set_up_logging
 from storage.errors import ConfigError
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
     from training.mal.loop import EpochReport
     from training.mal.spec import MalSpec
 
-_SPEC = click.option(
-    "-e",
-    "--experiment_spec_file",
-    "spec_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The spec (YAML).",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-_OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-
 
 @click.group("mal")
 def mal() -> None:
@@ -36,9 +27,9 @@ def mal() -> None:
 
 
 @mal.command("train")
-@_SPEC
-@_JSON
-@_OVERRIDES
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def train(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Learn masks from the boxes of a COCO file; goes on where an earlier call ended."""
     spec = _load(spec_file, overrides)
@@ -63,9 +54,9 @@ def train(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) 
 
 
 @mal.command("evaluate")
-@_SPEC
-@_JSON
-@_OVERRIDES
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def evaluate_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Compare the masks of a checkpoint with the true ones of a COCO file."""
     spec = _load(spec_file, overrides)
@@ -98,9 +89,9 @@ def evaluate_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[
 
 
 @mal.command("inference")
-@_SPEC
-@_JSON
-@_OVERRIDES
+@spec_options.spec_file
+@spec_options.as_json
+@spec_options.overrides
 def inference(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) -> None:
     """Write a COCO file again, with a mask for each of its boxes."""
     spec = _load(spec_file, overrides)
