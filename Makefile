@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/dropmill demo $(if $(DATA),"$(DATA)")
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

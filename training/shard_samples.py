@@ -1,20 +1,24 @@
-"""Training samples from shards: labels from the indexes of a set, pixels by their place in a shard."""
+"""Training samples from shards: labels from the indexes of a set, pixels by their place in a shard.
+
+Indexes are read with msgspec, which is imported there: trainers import without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from storage.errors import ConfigError, TrainingError, UnreadableError
 from storage.object_store import ObjectStore
 from training.samples import Sample
-from transforms.shards.files import ShardPart
-from transforms.shards.index import INDEX, LabelledShard, labelled_shards_of
-from transforms.shards.sample import ShardLabels, read_labels
+from transforms.shards.files import INDEX, ShardPart
+
+if TYPE_CHECKING:
+    from transforms.shards.index import LabelledShard
+    from transforms.shards.sample import ShardLabels
 
 
 def is_shard_set(location: str | Path) -> bool:
@@ -34,6 +38,8 @@ def read_shard_samples(
     area are left out. Raises ``UnreadableError`` for a set that is not complete, ``ConfigError`` for shards
     of another format.
     """
+    from transforms.shards.index import labelled_shards_of
+
     store = ObjectStore.at(location, options)
     samples: list[Sample] = []
     for shard in labelled_shards_of(store):
@@ -49,6 +55,10 @@ def read_shard_samples(
 
 
 def _samples(store: ObjectStore, shard: LabelledShard, weight: float) -> Iterator[Sample]:
+    import msgspec
+
+    from transforms.shards.sample import read_labels
+
     url = store.uri(shard.name)
     for located, raw in zip(shard.samples, shard.labels, strict=True):
         try:
@@ -63,6 +73,8 @@ def _samples(store: ObjectStore, shard: LabelledShard, weight: float) -> Iterato
 
 
 def _sample(labels: ShardLabels, uri: str, weight: float) -> Sample:
+    import msgspec
+
     limit = np.array([labels.width, labels.height] * 2, np.float64)
     boxes = np.array([one.bbox for one in labels.objects], np.float64).reshape(-1, 4).clip(0, limit)
     sound = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

@@ -20,6 +20,9 @@ from urllib.parse import quote, unquote
 from storage.errors import ConfigError, UnreadableError
 from storage.object_store import ObjectStore
 
+INDEX = "index.json"
+"""The file that a complete set of shards has."""
+
 _PART = re.compile(r"(.+)#bytes=(\d{1,15})-(\d{1,15})&sha256=([0-9a-f]{64})&name=([^#&]+)")
 _CACHE_BYTES = 64 << 30
 
@@ -60,7 +63,8 @@ def read_part(part: ShardPart) -> bytes:
     """
     folder, _, name = part.shard.rpartition("/")
     # The address is spelt as its store spells it, so it is taken as it is.
-    return _files(os.getpid()).read(ObjectStore(folder), name, part.sha256, part.offset, part.size)
+    files = _files(os.getpid(), os.environ.get("DROPMILL_CACHE"), os.environ.get("DROPMILL_CACHE_GB", "64"))
+    return files.read(ObjectStore(folder), name, part.sha256, part.offset, part.size)
 
 
 class ShardFiles:
@@ -165,11 +169,9 @@ class _File:
 
 
 @lru_cache(maxsize=1)
-def _files(_process: int) -> ShardFiles:
+def _files(_process: int, home: str | None, gigabytes: str) -> ShardFiles:
     """Those of this process: a lock that was held while it was forked would never be free."""
-    home = os.environ.get("DROPMILL_CACHE")
     folder = Path(home) if home else Path.home() / ".cache" / "dropmill"
-    text = os.environ.get("DROPMILL_CACHE_GB", "64")
-    if not text.isdecimal():
-        raise ConfigError(f"DROPMILL_CACHE_GB: found {text!r}; expected a whole number of gigabytes")
-    return ShardFiles(folder / "shards", int(text) << 30)
+    if not gigabytes.isdecimal():
+        raise ConfigError(f"DROPMILL_CACHE_GB: found {gigabytes!r}; expected a whole number of gigabytes")
+    return ShardFiles(folder / "shards", int(gigabytes) << 30)

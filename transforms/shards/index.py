@@ -14,8 +14,8 @@ import msgspec
 
 from storage.errors import UnreadableError
 from storage.object_store import ObjectStore
+from transforms.shards.files import INDEX
 
-INDEX = "index.json"
 _MAX_INDEX = 1 << 30
 
 

@@ -18,8 +18,8 @@ import msgspec
 from storage.errors import ConfigError, DropmillError
 from storage.object_store import ObjectStore
 from transforms.shards import tar
+from transforms.shards.files import INDEX
 from transforms.shards.index import (
-    INDEX,
     Index,
     LabelledShard,
     Located,
