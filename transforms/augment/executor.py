@@ -12,6 +12,7 @@ from transforms.augment.dali import carry_out_with_dali, first_gpu, has_dali
 from transforms.augment.plan import Plan
 from transforms.augment.sample import LabelledImage
 from transforms.augment.single import Output, Read, Settings, carry_out_one
+from transforms.kept_memory import keep_freed_memory
 
 
 def chosen_executor(wanted: str) -> tuple[str, int | None]:
@@ -43,6 +44,7 @@ def carry_out(
         return
     import cv2
 
+    keep_freed_memory()
     # The threads are ours: those within OpenCV would fight over the same cores.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from storage.errors import ConfigError, UnreadableError
 from storage.object_store import ObjectStore
 from transforms.augment.pixels import decode
+from transforms.kept_memory import keep_freed_memory
 from transforms.shards.files import ShardFiles
 from transforms.shards.index import Located, Shard, shards_of
 from transforms.shards.order import Done, Places, epoch_sequence, left_after, share_of
@@ -190,6 +191,7 @@ class ShardLoader:
         self._batch_size, self._threads, self._ahead = batch_size, threads, ahead
 
     def __iter__(self) -> Iterator[list[ShardItem]]:
+        keep_freed_memory()
         numbers = self._sampler.numbers().tolist()
         batches = (numbers[i : i + self._batch_size] for i in range(0, len(numbers), self._batch_size))
         with ThreadPoolExecutor(self._threads) as pool:
