@@ -21,11 +21,10 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, QueryBuilder
+from deltalake import QueryBuilder
 
+from benchmarks.filled_tables import add_rows
 from benchmarks.record import record
-from storage import schemas
-from storage.files import commit_files, write_files
 from storage.lake import Lake
 
 _TABLES = ("annotations", "images", "findings")
@@ -117,7 +116,7 @@ def fill(lake: Lake, annotations: int) -> None:
         stems = np.char.mod("%08d", image)
         x, y = rng.uniform(0, 1800, count), rng.uniform(0, 1000, count)
         width = np.exp(rng.normal(3.5, 1, count))
-        _add(lake, "annotations", count, {
+        add_rows(lake, "annotations", count, {
             "dataset": "road", "sample": stems, "stem": stems, "source": np.char.add(stems, ".txt"),
             "instance": np.arange(first, first + count) % _BOXES, "batch": first // _AT_ONCE,
             "category": rng.choice(classes, count, p=share / share.sum()), "xmin": x, "ymin": y,
@@ -127,7 +126,7 @@ def fill(lake: Lake, annotations: int) -> None:
         })  # fmt: skip
         names = np.unique(stems)
         images = len(names)
-        _add(lake, "images", images, {
+        add_rows(lake, "images", images, {
             "dataset": "road", "sample": names, "stem": names, "key": names, "uri": names, "version": "1",
             "size_bytes": 100_000, "width": 1920, "height": 1080, "labelled": True, "batch": 1,
             "split": np.where(np.arange(images) % 10 == 0, "val", "train"),
@@ -136,23 +135,11 @@ def fill(lake: Lake, annotations: int) -> None:
         # A few images are much worse than the rest.
         worst = names[(images * rng.random(found) ** 3).astype(int)]
         rules = np.array(["outside_image", "inverted_box", "zero_area", "duplicate"])
-        _add(lake, "findings", found, {
+        add_rows(lake, "findings", found, {
             "dataset": "road", "sample": worst, "stem": worst, "source": np.char.add(worst, ".txt"),
             "instance": rng.integers(0, _BOXES, found), "rule": rng.choice(rules, found),
             "severity": "warning", "batch": 1,
         })  # fmt: skip
-
-
-def _add(lake: Lake, name: str, rows: int, columns: dict[str, Any]) -> None:
-    made = {}
-    for field in schemas.TABLES[name]:
-        value = columns.get(field.name)
-        if isinstance(value, np.ndarray):
-            made[field.name] = pa.array(value).cast(field.type)
-        else:
-            made[field.name] = pa.repeat(pa.scalar(value, field.type), rows)
-    written = write_files(lake.store, name, pa.table(made, schema=schemas.TABLES[name]))
-    commit_files(lake.table(name), written, CommitProperties())
 
 
 def _in_turns(folder: Path, query: str, repeats: int) -> tuple[float, float]:
