@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,9 @@ class DirectoryWatch:
         telling = (
             _TELLING if not isinstance(self._observer, PollingObserver) else [*_TELLING, FileModifiedEvent]
         )
+        # Of a tree of new folders watchdog hears from the kernel what it has found by looking already. It
+        # puts the same callback once more then, and warns.
+        warnings.filterwarnings("ignore", "Callback with id .* already exists for watch", RuntimeWarning)
         self._observer.schedule(hints, str(self._store.root), recursive=True, event_filter=telling)
         self._observer.start()
 
