@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import parameter
 from ray.exceptions import RayError, RayTaskError
 
 from ingest.events import DatasetRule, Event
@@ -44,18 +47,35 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
         if address and address != "local":
             context = ray.init(address=address, **options)
         else:
-            context = ray.init(
-                address="local",
-                num_cpus=num_cpus or os.cpu_count() or 1,
-                include_dashboard=jobs,
-                dashboard_host="127.0.0.1",
-                # Without a cluster nothing outside this machine has any business with Ray's ports.
-                _node_ip_address="127.0.0.1",
-                **options,
-            )
+            with _any_agent_port():
+                context = ray.init(
+                    address="local",
+                    num_cpus=num_cpus or os.cpu_count() or 1,
+                    include_dashboard=jobs,
+                    dashboard_host="127.0.0.1",
+                    # Without a cluster nothing outside this machine has any business with Ray's ports.
+                    _node_ip_address="127.0.0.1",
+                    **options,
+                )
     except (ConnectionError, RayError, ValueError) as error:
         raise ConfigError(f"ray: cannot reach a cluster at {address or 'local'}: {error}") from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+@contextmanager
+def _any_agent_port() -> Iterator[None]:
+    """Let the agent of a cluster that is started here listen where there is room.
+
+    Jobs are taken by the agent, on port 52365 whatever else is on the machine: beside another cluster's agent
+    it goes without, and no job ever starts. ``ray start`` has an option for the port, ``ray.init`` has none
+    (ray issue 14763), so what it starts a node with is given another default.
+    """
+    given = parameter.RayParams
+    parameter.RayParams = functools.partial(given, dashboard_agent_listen_port=0)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        parameter.RayParams = given  # type: ignore[misc]
 
 
 class RayParser:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from storage.errors import ConfigError, UnknownKeyError
+from transforms.spec_file import read_mapping
 
 _Spec = TypeVar("_Spec")
-_MAX_BYTES = 1 << 20
 
 
 def read_spec(kind: type[_Spec], path: Path | None, overrides: Sequence[str] = ()) -> _Spec:
@@ -21,30 +21,8 @@ def read_spec(kind: type[_Spec], path: Path | None, overrides: Sequence[str] = (
     Keys without a value, and Hydra's ``???``, keep their default. Raises ``ConfigError``, for an unknown key
     ``UnknownKeyError``.
     """
-    import yaml
-
     where = str(path) if path is not None else "command line"
-    content: Any = {}
-    if path is not None:
-        try:
-            text = path.read_bytes()
-            if len(text) > _MAX_BYTES:
-                raise ConfigError(f"{path}: {len(text)} bytes; expected a spec of at most {_MAX_BYTES}")
-            content = yaml.safe_load(text.decode("utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{path}: the spec cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: {type(content).__name__}; expected a mapping of keys")
-    for override in overrides:
-        key, equals, word = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"{override!r}: expected key=value, as in train.num_epochs=5")
-        try:
-            value = yaml.safe_load(word)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{override!r}: the value is no YAML: {error}") from error
-        _put(content, key.strip().lstrip("+").split("."), value, override)
-    return bind(kind, content, where)
+    return bind(kind, read_mapping(path, overrides), where)
 
 
 def bind(kind: type[_Spec], content: Mapping[Any, Any], where: str, prefix: str = "") -> _Spec:
@@ -92,15 +70,3 @@ def _converted(kind: Any, value: Any, where: str, name: str) -> Any:
             return value
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not None)
     raise ConfigError(f"{where}: {name}: found {value!r}; expected {names}")
-
-
-def _put(content: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
-    place = content
-    for group in path[:-1]:
-        inner = place.setdefault(group, {})
-        if inner is None:
-            inner = place[group] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r}: {group} is no group of keys")
-        place = inner
-    place[path[-1]] = value

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from dropmill.cli.lane import lake_of, lake_options
+from dropmill.cli.lane import lake_of, lake_options, service_option
 from dropmill.cli.tables import print_rows
 from storage.errors import ConfigError, JobError, UnknownKeyError
 
@@ -105,14 +105,7 @@ def retry(run: str, config_path: Path | None, lake_url: str | None) -> None:
 
 @command.command("start")
 @click.argument("pipeline")
-@click.option(
-    "-c",
-    "--config",
-    "config_path",
-    default="dropmill.yaml",
-    show_default=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-)
+@service_option
 @click.option("--dataset", help="The data set, where the pipeline is for all.")
 @click.option("--anew", is_flag=True, help="Also where the same was done on the same data.")
 @click.option(

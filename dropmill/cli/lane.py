@@ -25,6 +25,18 @@ _config_option = click.option(
 )
 
 
+service_option = click.option(
+    "-c",
+    "--config",
+    "config_path",
+    default="dropmill.yaml",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration of the service.",
+)
+"""``-c`` of commands that cannot do without a configuration."""
+
+
 def lake_options(command: _Command) -> _Command:
     """Add ``--lake`` and ``-c``, for :func:`lake_of`."""
     lake = click.option("--lake", "lake_url", help="Folder or URL of the lake; else the configuration's.")

@@ -10,20 +10,14 @@ from types import FrameType
 
 import click
 
+from dropmill.cli.lane import service_option
 from dropmill.config import load_config
 from dropmill.logs import set_up_logging
 from dropmill.service import Service
 
 
 @click.command("serve")
-@click.option(
-    "-c",
-    "--config",
-    "config_path",
-    default="dropmill.yaml",
-    show_default=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-)
+@service_option
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "json", "plain"]),

@@ -66,7 +66,9 @@ class StepRun:
         if self.lake.store.is_directory:
             folder = self.lake.artifacts.root / "runs" / self.name
         else:
-            folder = Path(tempfile.gettempdir()) / "dropmill-runs" / self.name
+            # Nodes that share this folder go on with each other's work after a failure.
+            runs = os.environ.get("DROPMILL_RUNS") or Path(tempfile.gettempdir()) / "dropmill-runs"
+            folder = Path(runs) / self.name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

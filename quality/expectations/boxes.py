@@ -10,6 +10,7 @@ Importing this module makes the expectations known to Great Expectations, for su
 """
 
 # No postponed annotations here: Great Expectations reads those of fields at run time.
+from abc import abstractmethod
 from html import escape
 from typing import Any, ClassVar, Literal
 
@@ -136,8 +137,9 @@ class _Said:
     """How an expectation is put in words, in Data Docs and elsewhere."""
 
     @classmethod
+    @abstractmethod
     def _words(cls, given: dict[str, Any]) -> str:
-        raise NotImplementedError
+        """What is expected with the arguments ``given``."""
 
     @classmethod
     def _prescriptive_template(cls, renderer_configuration: Any) -> Any:

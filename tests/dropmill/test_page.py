@@ -297,7 +297,7 @@ def test_the_console_reads_within_bounds(client: TestClient) -> None:
     for query, word in (
         ("DROP TABLE images", "read only"),
         ("SELECT 1; SELECT 2", "one statement"),
-        ("SELECT 1) TO '/tmp/x' --", "SQL"),
+        ("SELECT 1) TO 'x' --", "SQL"),
         ("SELECT * FROM read_text('/etc/passwd')", "SQL"),
         ("SELECT nothing FROM images", "nothing"),
     ):

@@ -111,6 +111,7 @@ def test_steps_hand_files_on_through_a_lake_at_an_endpoint_that_their_environmen
         access = AccessConfig(endpoint_url=url, region="us-east-1")
         for name, value in access.environment().items():
             patch.setenv(name, value)
+        patch.setenv("DROPMILL_RUNS", str(tmp_path / "shared"))
         client("s3", url).create_bucket(Bucket="lakes")
         lake = Lake.create("s3://lakes/p")
         steps = [Step(name="train"), Step(name="prune")]
@@ -118,6 +119,7 @@ def test_steps_hand_files_on_through_a_lake_at_an_endpoint_that_their_environmen
         rows = plan_execution("p", steps, "d", snapshot, labelled_images=0, now=datetime.now(UTC))
         write_runs(lake, [{**row, "state": "submitted"} for row in rows])
         train = StepRun(lake, rows[0]["run"])
+        assert train.folder == tmp_path / "shared" / train.name
         train.keep("checkpoint", file, _ABOUT)
         train.succeed()
         fetched = StepRun(lake, rows[1]["run"]).needed("model").file("checkpoint")

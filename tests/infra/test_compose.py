@@ -124,7 +124,7 @@ def test_nothing_is_published_beyond_the_machine(services):
 
 
 def test_nodes_of_a_training_share_the_folder_of_its_run(services):
-    assert services["head"]["volumes"] == services["worker"]["volumes"] == ["runs:/tmp/dropmill-runs"]
+    assert services["head"]["volumes"] == services["worker"]["volumes"] == ["runs:/var/lib/dropmill/runs"]
 
 
 def test_images_have_tags_that_do_not_float(services):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import ConfigError, UnknownKeyError
+from transforms.spec_file import read_mapping
 
 _Spec = TypeVar("_Spec", bound="_Strict")
 
@@ -160,16 +160,7 @@ def load_spec(kind: type[_Spec], path: Path | None, overrides: Sequence[str] = (
     Raises :class:`ConfigError`, for an unknown key :class:`UnknownKeyError` with the nearest one.
     """
     where = str(path) if path is not None else "command line"
-    content: Any = {}
-    if path is not None:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: the spec cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: {type(content).__name__}; expected a mapping of keys")
-    for override in overrides:
-        _override(content, override)
+    content = read_mapping(path, overrides)
     try:
         return kind.model_validate(_without_null(content))
     except ValidationError as error:
@@ -183,24 +174,6 @@ def load_spec(kind: type[_Spec], path: Path | None, overrides: Sequence[str] = (
 def meaningless(spec: _Root) -> list[str]:
     """Keys of the spec that are accepted and steer nothing."""
     return [name for name in WITHOUT_MEANING if getattr(spec, name) is not None]
-
-
-def _override(content: dict[str, Any], text: str) -> None:
-    key, equals, word = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"{text!r}: expected key=value, as in data.output_format=KITTI")
-    try:
-        value = yaml.safe_load(word)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: the value is no YAML: {error}") from error
-    *groups, last = key.strip().lstrip("+").split(".")
-    place = content
-    for group in groups:
-        inner = place.setdefault(group, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{text!r}: {group} is no group of keys")
-        place = inner
-    place[last] = value
 
 
 def _without_null(content: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ BN_MOMENTUM = 0.01  # the share of the new value; TAO says 0.99 for that of the 
 _BN_EPSILON = 1e-3
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Images ``[B, channels, H, W]`` to features ``[B, out_channels, H/16, W/16]``; H and W are multiples of
     16.
 
@@ -21,9 +22,9 @@ class Backbone(nn.Module):
     out_channels: int
     freeze_ids: Mapping[int, Sequence[str]]
 
+    @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """The features of ``images``."""
-        raise NotImplementedError
 
     def stage(self, number: int) -> list[nn.Module]:
         """The layers of freeze block ``number``."""
