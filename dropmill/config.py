@@ -309,7 +309,7 @@ def _readable(path: Path, tree: yaml.Node | None, error: ValidationError) -> Con
     """The first thing that is wrong, with its line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    place = f"{path}, line {_line(tree, first['loc'])}"
+    place = f"{path}, line {_line(tree, (*first['loc'], *first.get('ctx', {}).get('at', ())))}"
     if first["type"] == "extra_forbidden":
         return UnknownKeyError(place, where, _known(first["loc"]))
     return ConfigError(f"{place}: {where or 'the file'}: {first['msg']}")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from dropmill.masks_config import MasksConfig
 from dropmill.pipelines.steps_config import (
     AugmentConfig,
+    Detector,
     EvaluateConfig,
     ExportConfig,
     PromoteConfig,
@@ -152,6 +154,31 @@ class StepConfig(_Strict):
         )
 
 
+def _why_not(step: StepConfig, detector: Detector) -> str | None:
+    """Why a step cannot be done with a detector; None where it can."""
+    if detector == "detectnet_v2":
+        return None
+    if step.export is not None and detector in _NOT_EXPORTED:
+        return "it has no export to ONNX here; leave the step out"
+    if step.export is not None and step.export.precision != "fp32":
+        return f"it is exported as fp32 only, found {step.export.precision}"
+    return _OF_DETECTNET_V2.get(step.name)
+
+
+_NOT_EXPORTED = ("rtdetr", "dfine")
+_OF_DETECTNET_V2 = {
+    "prune": "its network is built from its spec, which has no place for the widths of single layers; train "
+    "one with a smaller backbone instead (options: {model: {backbone: …}})",
+    "retrain": "it trains again what was pruned, and this cannot be; give `train` more epochs instead",
+    "quantise": "int8 is made for detectnet_v2 only; leave the step out",
+}
+
+
+def _wrong_step(place: int, why: str) -> PydanticCustomError:
+    """An error of the pipeline that says in ``at`` which of its steps it is about."""
+    return PydanticCustomError("step", "{why}", {"why": why, "at": ("steps", place)})
+
+
 class PipelineConfig(_Strict):
     """What a change in the lake sets going."""
 
@@ -164,10 +191,16 @@ class PipelineConfig(_Strict):
 
     @model_validator(mode="after")
     def _steps_follow(self) -> PipelineConfig:
-        try:
-            inputs_of([step.name for step in self.steps])
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+        names = [step.name for step in self.steps]
+        detector: Detector = "detectnet_v2"
+        for place, step in enumerate(self.steps):
+            try:
+                inputs_of(names[: place + 1])
+            except ConfigError as error:
+                raise _wrong_step(place, str(error)) from error
+            detector = step.train.detector if step.train is not None else detector
+            if (why := _why_not(step, detector)) is not None:
+                raise _wrong_step(place, f"step {place + 1}, {step.name}: not for a {detector}: {why}")
         return self
 
     def pipeline(self) -> Pipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +18,10 @@ from storage import schemas
 from storage.errors import JobError, TrainingError
 from storage.lake import Lake
 from training.detectnet_v2.checkpoint import load_checkpoint
-from training.detectnet_v2.evaluate import EvaluationReport, evaluate_model
+from training.detectnet_v2.evaluate import evaluate_model
 from training.detectnet_v2.predictor import open_predictor
+from training.detectnet_v2.spec import AveragePrecisionMode
+from training.evaluation import Evaluation
 from training.samples import Sample, split_samples
 
 log = logging.getLogger(__name__)
@@ -40,25 +42,24 @@ def evaluate(run: StepRun) -> None:
     """Measure the candidate, and the current best beside it, on the same images of the pinned snapshot."""
     config = EvaluateConfig.model_validate(run.parameters)
     candidate = run.needed("model")
-    spec_of = load_checkpoint(candidate.file("checkpoint")).spec
-    split, samples = _samples(run, config.split, spec_of.random_seed)
+    split, samples = _samples(run, config.split, _seed(candidate))
     run.saw({split: ids_of(samples)})
-    report = _measure(candidate, samples)
-    found = score(report, _classes(report))
+    measured = _measure(candidate, samples)
+    found = score(measured, _classes(measured))
     run.metrics |= {
         "mAP50": found.map50,
         "test_mAP50" if split == "test" else "exported_mAP50": found.map50,
         "images": len(samples),
         **{f"ap50/{name}": value for name, value in found.by_class.items()},
-        "precision50": _mean([one.precision for one in report.at_half.categories.values()]),
-        "recall50": _mean([one.recall for one in report.at_half.categories.values()]),
+        "precision50": _mean([one.precision for one in measured.categories.values()]),
+        "recall50": _mean([one.recall for one in measured.categories.values()]),
     }
     run.outputs |= {"candidate": candidate.name, "split": split}
     best = current_run(run.lake, run.dataset)
     if best is not None and best != candidate.name:
         run.outputs["current"] = best
         other = _measure(StepRun(run.lake, best), samples)
-        run.metrics["current_mAP50"] = score(other, _classes(report)).map50
+        run.metrics["current_mAP50"] = score(other, _classes(measured)).map50
 
 
 def promote(run: StepRun) -> None:
@@ -88,9 +89,9 @@ def promote(run: StepRun) -> None:
     log.info("judged", extra={"run": candidate, "promoted": better, "mAP50": reached, "needed": least})
 
 
-def score(report: EvaluationReport, classes: Sequence[str]) -> Score:
+def score(measured: Evaluation, classes: Sequence[str]) -> Score:
     """Over ``classes``, those with objects in the images; a class that a model does not know counts 0."""
-    found = report.at_half.categories
+    found = measured.categories
     by_class = {name: (found[name].average_precision or 0.0) if name in found else 0.0 for name in classes}
     return Score(_mean(list(by_class.values())), by_class)
 
@@ -115,18 +116,37 @@ def _samples(run: StepRun, split: str, seed: int) -> tuple[str, list[Sample]]:
     return "val", val
 
 
-def _measure(model: StepRun, samples: Sequence[Sample]) -> EvaluationReport:
+def _seed(model: StepRun) -> int:
+    path = model.file("checkpoint")
+    if model.detector != "detectnet_v2":
+        from dropmill.pipelines import zoo_steps
+
+        return zoo_steps.seed_of(path)
+    return load_checkpoint(path).spec.random_seed
+
+
+def _measure(model: StepRun, samples: Sequence[Sample]) -> Evaluation:
+    """Average precision at IoU 0.5 over all recalls, whatever the model's own spec would measure."""
+    if model.detector != "detectnet_v2":
+        from dropmill.pipelines import zoo_steps
+
+        return zoo_steps.measure(model.file("checkpoint"), samples)
     kind = next((kind for kind in _MEASURED if kind in model.outputs_said), None)
     if kind is None:
         raise JobError(f"run {model.name} left no model to measure; its outputs: {model.outputs_said}")
     spec = load_checkpoint(model.file("checkpoint")).spec
     head = spec.model_config.objective_set.bbox
     predictor = open_predictor(model.file(kind), classes=spec.classes, scale=head.scale, offset=head.offset)
-    return evaluate_model(predictor, samples, spec)
+    same = replace(
+        spec.evaluation_config,
+        average_precision_mode=AveragePrecisionMode.INTEGRATE,
+        evaluation_box_config={},
+    )
+    return evaluate_model(predictor, samples, replace(spec, evaluation_config=same)).at_half
 
 
-def _classes(report: EvaluationReport) -> list[str]:
-    return [name for name, one in report.at_half.categories.items() if one.average_precision is not None]
+def _classes(measured: Evaluation) -> list[str]:
+    return [name for name, one in measured.categories.items() if one.average_precision is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

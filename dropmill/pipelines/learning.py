@@ -46,6 +46,11 @@ class Data:
 def train(run: StepRun) -> None:
     """Train on the pinned snapshot, or on the shards that were made of it."""
     config = TrainConfig.model_validate(run.parameters)
+    if config.detector != "detectnet_v2":
+        from dropmill.pipelines import zoo_steps
+
+        zoo_steps.train(run, config)
+        return
     data = read_data(run, config.seed)
     spec = _spec(config, data.read, run.dataset)
     if config.spec is not None:
@@ -177,7 +182,7 @@ def _learn(run: StepRun, spec: TrainSpec, data: Data, *, workers: int) -> None:
 
 def _fit(spec: TrainSpec, data: Data, folder: Path, *, workers: int) -> tuple[dict[str, Any], Path]:
     """Train, in workers of Ray Train or, where one without a GPU is asked for, in this process."""
-    gpus = _gpus_of_cluster()
+    gpus = gpus_of_cluster()
     if workers == 1 and not gpus:
         import torch
 
@@ -206,7 +211,7 @@ def _fit(spec: TrainSpec, data: Data, folder: Path, *, workers: int) -> tuple[di
     return dict(trained.metrics), best if best.is_file() else trained.checkpoint_dir / "model.pt"
 
 
-def _gpus_of_cluster() -> float:
+def gpus_of_cluster() -> float:
     """GPUs of the cluster whose job this is; 0 where this is no job."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,12 @@ def export(run: StepRun) -> str | None:
     config = ExportConfig.model_validate(run.parameters)
     before = run.needed("model")
     checkpoint = before.file("checkpoint")
+    if before.detector != "detectnet_v2":
+        from dropmill.pipelines import zoo_steps
+
+        onnx, said = zoo_steps.export(run, checkpoint, config)
+        # Its graph takes one image at a time.
+        return _compile(run, onnx, said, config, max_batch=1) if config.engine else None
     spec = load_checkpoint(checkpoint).spec
     graph = before.outputs_said.get("onnx")
     if graph is None:
@@ -82,10 +88,12 @@ def export(run: StepRun) -> str | None:
         onnx = before.file("onnx")
         run.keep("labels", before.file("labels"), about(spec))
         run.keep("onnx", onnx, about(spec), {"precision": graph_precision(read_onnx(onnx))})
-    return _compile(run, onnx, spec, config) if config.engine else None
+    return _compile(run, onnx, about(spec), config, max_batch=config.max_batch) if config.engine else None
 
 
-def _compile(run: StepRun, onnx: Path, spec: TrainSpec, config: ExportConfig) -> str | None:
+def _compile(
+    run: StepRun, onnx: Path, said: Mapping[str, Any], config: ExportConfig, *, max_batch: int
+) -> str | None:
     precision = graph_precision(read_onnx(onnx))
     try:
         with run.stage("compile_the_engine"):
@@ -93,7 +101,7 @@ def _compile(run: StepRun, onnx: Path, spec: TrainSpec, config: ExportConfig) ->
                 onnx,
                 run.folder / "model.engine",
                 precision=precision,
-                max_batch=config.max_batch,
+                max_batch=max_batch,
                 compute_capabilities=config.compute_capabilities,
             )
     except ExportError as error:
@@ -106,7 +114,7 @@ def _compile(run: StepRun, onnx: Path, spec: TrainSpec, config: ExportConfig) ->
         "architectures": list(report.architectures),
         "not_verified": report.not_verified,
     }
-    run.keep("engine", report.path, about(spec), details)
+    run.keep("engine", report.path, said, details)
     return None
 
 

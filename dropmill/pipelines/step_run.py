@@ -106,6 +106,18 @@ class StepRun:
             raise JobError(f"run {self.name}: no run before it left a file of kind {kind}", run=self.name)
         return fetch(self.lake, maker.outputs_said[kind])
 
+    @property
+    def detector(self) -> str:
+        """The family of networks that the nearest checkpoint is of, such as detectnet_v2."""
+        maker = self.made("checkpoint")
+        rows = self.lake.sql(
+            "SELECT architecture FROM models WHERE run = $1 AND kind = 'checkpoint'",
+            parameters=[self.name if maker is None else maker.name],
+        ).to_pylist()
+        if not rows:
+            raise JobError(f"run {self.name}: no run before it left a checkpoint", run=self.name)
+        return str(rows[0]["architecture"]).partition("/")[0]
+
     def keep(
         self, kind: str, path: Path, about: Mapping[str, Any], details: Mapping[str, Any] | None = None
     ) -> None:

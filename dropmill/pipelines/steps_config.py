@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.errors import ConfigError
 from transforms.augment.spec import AugmentSpec
+
+if TYPE_CHECKING:
+    from training.zoo.spec import ZooSpec
+
+Detector = Literal[
+    "detectnet_v2", "faster_rcnn", "mask_rcnn", "retinanet", "fcos", "ssdlite", "rtdetr", "dfine"
+]
+"""What a pipeline can train; all but the first are the zoo's."""
 
 
 class _Strict(BaseModel):
@@ -49,27 +58,72 @@ class _Schedule(_Strict):
 
 
 class TrainConfig(_Schedule):
-    """A training run; everything beside ``model`` may be left out."""
+    """A training run; everything may be left out."""
 
-    model: Literal["detectnet_v2"] = "detectnet_v2"
+    detector: Detector = "detectnet_v2"
     """The family of networks."""
     spec: Path | None = None
-    """A spec file of that model; none makes one from the data."""
+    """A spec file of that detector (prototxt for detectnet_v2, else YAML); none makes one from the data."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of other detectors: keys of their spec (model, data, train), above those of the file."""
     input_width: int | None = Field(default=None, ge=32)
     """Pixels of the network's input."""
     input_height: int | None = Field(default=None, ge=32)
     """Pixels of the network's input."""
     pretrained: Path | None = None
-    """A checkpoint on this machine whose backbone is taken."""
+    """A checkpoint on this machine whose backbone is taken; other detectors take all that fits."""
     foreground_weight: float | None = Field(default=None, gt=0, lt=1)
     """Weight of covered cells in the coverage cost; more than the default of 0.05 suits short trainings."""
     num_layers: int | None = Field(default=None, ge=10)
     """Depth of the ResNet: 10, 18, 34, 50, 101."""
 
+    @model_validator(mode="after")
+    def _of_its_detector(self) -> TrainConfig:
+        if self.detector == "detectnet_v2":
+            if self.options:
+                raise ValueError("options are of other detectors; detectnet_v2 takes a spec file")
+            return self
+        for name in _OF_DETECTNET_V2:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is of detectnet_v2; a {self.detector} takes options, such as "
+                    "{model: {backbone: resnet18, short_side: [480]}}"
+                )
+        try:
+            # The file may be on another machine, and its path is not complete yet.
+            self.zoo(without_file=True)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def zoo(self, *, without_file: bool = False) -> ZooSpec:
+        """The spec of a detector other than detectnet_v2. Raises ConfigError."""
+        from training.spec_file import bind, plain
+        from training.zoo.spec import ZooSpec, load_spec
+
+        bind(ZooSpec, self.options, "options")
+        content = plain(load_spec(None if without_file else self.spec, detector=self.detector))
+        said = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "lr": self.max_learning_rate,
+            "validate_every": self.validation_period,
+            "load_from": None if self.pretrained is None else str(self.pretrained),
+        }
+        for section, keys in self.options.items():
+            content[section] |= keys
+        content["train"] |= {name: value for name, value in said.items() if value is not None}
+        content["model"]["detector"] = self.detector
+        return bind(ZooSpec, content, "the step train")
+
     def schedule(self) -> dict[str, Any]:
         """What is set of the schedule, under the names of the function that makes a spec."""
         names = ("max_learning_rate", "validation_period", "foreground_weight", "num_layers")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+_OF_DETECTNET_V2 = ("input_width", "input_height", "foreground_weight", "num_layers")
 
 
 class PruneConfig(_Strict):

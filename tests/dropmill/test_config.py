@@ -25,6 +25,17 @@ pipelines:
         resources: {gpus: 1}
       - export: {precision: int8}
 """
+ZOO = """\
+bucket: drops
+lake: lake
+pipelines:
+  - name: detector
+    steps:
+      - train:
+          detector: faster_rcnn
+          options: {model: {backbone: mobilenet_v2}, train: {epochs: 2}}
+      - export: {precision: fp32}
+"""
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -57,7 +68,21 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             "did you mean 'pipelines.0.steps.2.export.prec",
         ),
         (GOOD.replace("- masks", "- mask"), 9, "did you mean 'pipelines.0.steps.0.masks'"),
-        (GOOD.replace("- masks", "- promote"), 6, "step 1, promote: has no evaluation to work on"),
+        (GOOD.replace("- masks", "- promote"), 9, "step 1, promote: has no evaluation to work on"),
+        (ZOO.replace("precision: fp32", "precision: fp16"), 9, "exported as fp32 only, found fp16"),
+        (
+            ZOO.replace("- export: {precision: fp32}", "- prune"),
+            9,
+            "prune: not for a faster_rcnn: its network",
+        ),
+        (ZOO.replace("faster_rcnn", "rtdetr"), 9, "export: not for a rtdetr: it has no export"),
+        (ZOO.replace("backbone:", "backbones:"), 6, "did you mean 'model.backbone'"),
+        (
+            ZOO.replace("faster_rcnn", "faster_rcnn\n          num_layers: 10"),
+            6,
+            "num_layers is of detectnet_v2",
+        ),
+        (ZOO.replace("faster_rcnn", "detectnet_v2"), 6, "options are of other detectors"),
         (GOOD.replace("new_images: 5", "new_images: 5, manual: true"), 7, "manual stands alone"),
         (GOOD.replace("        retries: 3", "        prune: {}"), 10, "found train and prune"),
         (GOOD.replace("gate: pass", "gate: maybe"), 7, "'pass' or 'warn'"),

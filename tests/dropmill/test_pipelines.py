@@ -236,3 +236,40 @@ def test_steps_take_what_those_before_them_made_and_only_the_better_model_become
         (first["export"].name, "current"),
         (second[0].name, "rejected"),
     ]
+
+
+@pytest.mark.slow
+def test_a_detector_of_the_zoo_is_trained_exported_measured_and_becomes_current(scenes: Lake) -> None:
+    from dropmill.pipelines.work import work_by_hand
+
+    options = {
+        "model": {"backbone": "mobilenet_v2", "neck_channels": 32, "short_side": [96], "long_side": 96},
+        "train": {"tensorboard": False},
+    }
+    train = {"detector": "retinanet", "epochs": 1, "batch_size": 4, "options": options}
+    runs = {
+        run.row["step"]: run
+        for run in work_by_hand(
+            scenes,
+            "air",
+            [
+                ("train", train),
+                ("export", {"engine": False}),
+                ("evaluate", {"split": "val"}),
+                ("promote", {}),
+            ],
+        )
+    }
+    metrics = {step: json.loads(run.row["metrics"]) for step, run in runs.items()}
+    assert metrics["train"]["mAP50"] == pytest.approx(metrics["evaluate"]["mAP50"], abs=1e-4)
+    assert metrics["export"]["difference/boxes"] < 1
+    models = scenes.sql(
+        "SELECT kind, architecture FROM models WHERE run IN ($1, $2) ORDER BY kind",
+        parameters=[runs["train"].name, runs["export"].name],
+    ).to_pylist()
+    assert [row["kind"] for row in models] == ["card", "checkpoint", "labels", "onnx"]
+    assert {row["architecture"] for row in models} == {"retinanet/mobilenet_v2"}
+    assert lineage_of(scenes, f"{runs['export'].name}/model.onnx").runs[1]["step"] == "train"
+    # Whatever was current before, of another family: both were measured on the same images.
+    assert metrics["promote"]["promoted"] in (0, 1)
+    assert "current_mAP50" in metrics["evaluate"] or metrics["promote"]["promoted"] == 1
