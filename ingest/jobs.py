@@ -103,9 +103,13 @@ class Jobs:
         """What the cluster says about the end of a job, and the last lines that it wrote."""
         try:
             said = self._client.get_job_info(job).message or ""
-            tail = self._client.get_job_logs(job).strip().splitlines()[-_LOG_LINES:]
         except RuntimeError as error:
             return str(error)
+        try:
+            tail = self._client.get_job_logs(job).strip().splitlines()[-_LOG_LINES:]
+        except RuntimeError:
+            # The log was on the node that the job was on; where that is gone, this is what can be said.
+            return said.strip() or "its node is gone, and its log with it"
         # Our own commands end with one line that says it; anything else is given as it came.
         ours = [line for line in tail if line.startswith("dropmill: ")]
         return ours[-1].removeprefix("dropmill: ") if ours else "\n".join([said, *tail]).strip()
@@ -115,7 +119,13 @@ class Jobs:
         try:
             return str(self._client.get_job_logs(job))
         except RuntimeError as error:
-            raise JobError(f"job {job}: {error}", run=job) from error
+            if self.state(job) is JobState.UNKNOWN:
+                raise JobError(f"job {job}: this cluster does not know it: {error}", run=job) from error
+            raise JobError(
+                f"job {job}: its log cannot be read; where its node is gone, the log is gone with it "
+                f"({self.why_failed(job)})",
+                run=job,
+            ) from error
 
     def stop(self, job: str) -> bool:
         """Ask a job to end."""
