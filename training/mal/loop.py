@@ -33,11 +33,12 @@ from training.mal.evaluate import Overlap, evaluate, mask_metrics
 from training.mal.labeler import MalLabeler
 from training.mal.losses import ema_update, mal_loss
 from training.mal.network import MalNetwork, build_network
-from training.mal.parallel import CropOrder, model_state, optimizer_state, restore_state, wrap
+from training.mal.parallel import CropOrder, wrap
 from training.mal.precision import autocast, loss_scaler
 from training.mal.pretrained import load_pretrained
 from training.mal.schedule import learning_rate
 from training.mal.spec import MalSpec
+from training.mal.whole_state import model_state, optimizer_state, restore_model, restore_optimizer
 from training.place import Place
 from training.samples import Sample
 from training.spec_file import plain
@@ -275,8 +276,9 @@ class _Run:
                 "another results_dir, or name its weights as train.pretrained_model_path"
             )
         try:
-            restore_state(self._student, self._optimizer, dict(found.student), state["optimizer"])
-            restore_state(self._teacher, None, dict(found.teacher), {})
+            restore_model(self._student, found.student)
+            restore_model(self._teacher, found.teacher)
+            restore_optimizer(self._student, self._optimizer, state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
             self.epoch = int(state["epoch"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:

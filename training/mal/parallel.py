@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from training.mal.network import MalNetwork
 from training.place import Place
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _IMAGES_IN_HAND = 64
 
 
@@ -52,26 +43,6 @@ def _parts(stages: Iterable[nn.Module]) -> Iterator[nn.Module]:
             yield from _parts(stage)
         else:
             yield stage
-
-
-def model_state(network: nn.Module) -> dict[str, Any]:
-    """All weights, whole, on the CPU. Every process has to call it; only the first gets them."""
-    return get_model_state_dict(network, options=_WHOLE)
-
-
-def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state by names of weights; as :func:`model_state`."""
-    return get_optimizer_state_dict(network, optimizer, options=_WHOLE)
-
-
-def restore_state(
-    network: nn.Module, optimizer: torch.optim.Optimizer | None, model: dict[str, Any], state: dict[str, Any]
-) -> None:
-    """Put whole weights, and the optimiser's state if there is one, back into this process's share."""
-    options = StateDictOptions(full_state_dict=True)
-    set_model_state_dict(network, model, options=options)
-    if optimizer is not None and state:
-        set_optimizer_state_dict(network, optimizer, state, options=options)
 
 
 class CropOrder(Sampler[int]):
