@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from dropmill.pipelines.config import PipelineConfig
 from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
@@ -196,6 +197,19 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _lake_outside_bucket(self) -> Config:
         check_apart(ObjectStore.at(self.bucket), ObjectStore.at(self.lake))
+        return self
+
+    @model_validator(mode="after")
+    def _jobs_reach_both(self) -> Config:
+        bucket, lake = self.bucket_access.environment(), self.lake_access.environment()
+        both_far = not (ObjectStore.at(self.bucket).is_directory or ObjectStore.at(self.lake).is_directory)
+        if self.pipelines and both_far and bucket != lake:
+            raise PydanticCustomError(
+                "access",
+                "lake_access: jobs of pipelines reach bucket and lake by one environment, found {lake} and, of "
+                "bucket_access, {bucket}; give both the same endpoint_url, region and profile",
+                {"lake": str(lake), "bucket": str(bucket), "at": ("lake_access",)},
+            )
         return self
 
     def bucket_store(self) -> ObjectStore:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dropmill.follow import Follow
 from dropmill.lake_samples import LakeSamples, read_lake_shards, read_samples
+from dropmill.pipelines.kept_folder import kept
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import QuantiseConfig, RetrainConfig, TrainConfig
 from storage.errors import ConfigError
@@ -168,7 +169,12 @@ def _again(run: StepRun, config: RetrainConfig | QuantiseConfig) -> TrainSpec:
 def _learn(run: StepRun, spec: TrainSpec, data: Data, *, workers: int) -> None:
     folder = run.folder
     (folder / "spec.txt").write_text(spec_text(spec), encoding="utf-8")
-    with run.stage("train"), Follow(folder / "results" / "metrics.jsonl"):
+    results = folder / "results"
+    with (
+        run.stage("train"),
+        kept(run.lake.artifacts, f"runs/{run.name}/results", results),
+        Follow(results / "metrics.jsonl"),
+    ):
         metrics, checkpoint = _fit(spec, data, folder, workers=workers)
     run.metrics |= {
         name: float(value)

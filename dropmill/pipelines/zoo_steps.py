@@ -32,8 +32,8 @@ def train(run: StepRun, config: TrainConfig) -> None:
     spec = config.zoo()
     data = read_data(run, config.seed)
     # A store keeps what has been learnt for whichever node goes on with it.
-    store = run.lake.store
-    place = str(run.folder / "results") if store.is_directory else run.lake.artifacts.uri(f"runs/{run.name}")
+    files = run.lake.artifacts
+    place = str(run.folder / "results") if files.is_directory else files.uri(f"runs/{run.name}/results")
     with run.stage("train"):
         metrics = _fit(spec, data, place, run, workers=config.workers)
     folder = WorkDir(place)

@@ -36,6 +36,13 @@ pipelines:
           options: {model: {backbone: mobilenet_v2}, train: {epochs: 2}}
       - export: {precision: fp32}
 """
+FAR = """\
+bucket: s3://drops
+bucket_access: {endpoint_url: http://a:1}
+lake: s3://lakes
+lake_access: {endpoint_url: http://b:1}
+pipelines: [{name: p, steps: [masks]}]
+"""
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -69,6 +76,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
         (GOOD.replace("- masks", "- mask"), 9, "did you mean 'pipelines.0.steps.0.masks'"),
         (GOOD.replace("- masks", "- promote"), 9, "step 1, promote: has no evaluation to work on"),
+        (FAR, 4, "jobs of pipelines reach bucket and lake by one environment"),
         (ZOO.replace("precision: fp32", "precision: fp16"), 9, "exported as fp32 only, found fp16"),
         (
             ZOO.replace("- export: {precision: fp32}", "- prune"),

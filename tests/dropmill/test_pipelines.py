@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from dropmill.cli.jobs import command
+from dropmill.pipelines.kept_folder import kept
 from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
 from dropmill.pipelines.step_run import StepRun
 from dropmill.source_config import AccessConfig
@@ -125,6 +127,23 @@ def test_steps_hand_files_on_through_a_lake_at_an_endpoint_that_their_environmen
         fetched = StepRun(lake, rows[1]["run"]).needed("model").file("checkpoint")
         assert fetched != file
         assert fetched.read_bytes() == file.read_bytes()
+
+        # One node learns, and dies; another goes on.
+        first, second = tmp_path / "first", tmp_path / "second"
+        files = {"metrics.jsonl": b"{}\n", "checkpoints/epoch-00001.pt": b"1", "weights/best.pt": b"best"}
+        with kept(lake.artifacts, "runs/r/results", first, look_s=0.05):
+            for name, data in files.items():
+                (first / name).parent.mkdir(parents=True, exist_ok=True)
+                (first / name).write_bytes(data)
+            while lake.artifacts.head("runs/r/results/checkpoints/epoch-00001.pt") is None:
+                time.sleep(0.05)
+            (first / "checkpoints/epoch-00001.pt").rename(first / "checkpoints/epoch-00002.pt")
+            (first / "half").write_bytes(b"of no use to others")
+        with kept(lake.artifacts, "runs/r/results", second):
+            found = {p.relative_to(second).as_posix(): p.read_bytes() for p in second.rglob("*.*")}
+            del files["checkpoints/epoch-00001.pt"]
+            assert found == {**files, "checkpoints/epoch-00002.pt": b"1"}
+
         lake.artifacts.remove(f"runs/{train.name}/model.bin")
         with pytest.raises(JobError, match="the file is gone"):
             StepRun(lake, rows[1]["run"]).needed("model").file("checkpoint")
