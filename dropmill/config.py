@@ -206,8 +206,8 @@ class Config(_Strict):
         if self.pipelines and both_far and bucket != lake:
             raise PydanticCustomError(
                 "access",
-                "lake_access: jobs of pipelines reach bucket and lake by one environment, found {lake} and, of "
-                "bucket_access, {bucket}; give both the same endpoint_url, region and profile",
+                "lake_access: jobs of pipelines reach bucket and lake by one environment; found {lake}, in "
+                "bucket_access {bucket}; give both the same endpoint_url, region and profile",
                 {"lake": str(lake), "bucket": str(bucket), "at": ("lake_access",)},
             )
         return self
