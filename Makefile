@@ -13,11 +13,11 @@ READY := $(VENV)/.ready
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 	  { echo "make: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python" >&2; exit 2; }
-	@echo "setting up $(VENV) (once; about a minute)"
+	@echo "setting up $(VENV) (once; some two minutes)"
 	@if ! command -v uv >/dev/null; then $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; fi
 	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
 	$$UV venv --quiet --clear --python $$(command -v $(PYTHON)) $(VENV) && \
-	$$UV pip install --quiet -p $(VENV) --require-hashes -r requirements.lock && \
+	$$UV pip install --quiet -p $(VENV) --compile-bytecode --require-hashes -r requirements.lock && \
 	$$UV pip install --quiet -p $(VENV) --no-deps -e .
 	@touch $@
 
