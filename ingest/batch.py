@@ -30,6 +30,8 @@ _CONFLICT_TRIES = 5
 _MOST_FAILURES = 3
 _LEFT = ("superseded", "unread")
 _ENDED = {"remove": "removed", "drop": "dropped"}
+_OF_EVENT = ("dataset", "key", "version", "size_bytes")
+_OF_OUTCOME = ("kind", "format", "state", "error")
 _REPLACED = ("labels", "images", "annotations", "findings", "categories", "mentions")
 
 Parse = Callable[[Sequence[Event]], Parsed]
@@ -148,8 +150,8 @@ class Committer:
         derived = derive(commit, parsed, events, ledger=self.ledger, rule=self._rule, settings=self._settings)
         before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
         self._commit_tables(commit, parsed, derived)
-        objects = _objects(batch, parsed.outcomes, removed, again=again)
-        commit.append("objects", objects)
+        ended = _ended(parsed.outcomes, removed, again=again)
+        commit.append("objects", _objects(batch, ended))
         counts = Counts(
             images=parsed.images.num_rows,
             labels=parsed.labels.num_rows,
@@ -159,8 +161,9 @@ class Committer:
             removed=sum(event.action == "remove" for event in removed),
         )
         commit.finish(_row(batch, datetime.now(UTC), counts))
-        for row in objects.to_pylist():
-            self.ledger.record(row["key"], Entry(row["version"], row["state"], row["dataset"], row["error"]))
+        for outcome in ended:
+            event = outcome.event
+            self.ledger.record(event.key, Entry(event.version, outcome.state, event.dataset, outcome.error))
         return counts
 
     def _weighed(self, parsed: Parsed) -> Parsed:
@@ -220,31 +223,31 @@ def _counts_of_objects(commit: LaneCommit) -> Counts:
     )
 
 
-def _objects(batch: Batch, outcomes: Sequence[Outcome], removed: Sequence[Event], *, again: bool) -> pa.Table:
-    """The rows of the ledger. What an earlier attempt may have left rows of is on it as superseded, so that
-    whoever looks at the bucket finds the difference.
+def _ended(outcomes: Sequence[Outcome], removed: Sequence[Event], *, again: bool) -> list[Outcome]:
+    """What goes onto the ledger. What an earlier attempt may have left rows of is on it as superseded, so
+    that whoever looks at the bucket finds the difference.
     """
     ended = [outcome for outcome in outcomes if outcome.state not in _LEFT]
     ended += [Outcome(event=event, state=_ENDED[event.action]) for event in removed]
     if again:
         ended += [replace(outcome, state="superseded") for outcome in outcomes if outcome.state in _LEFT]
-    now = datetime.now(UTC)
-    return pa.Table.from_pylist(
+    return ended
+
+
+def _objects(batch: Batch, ended: Sequence[Outcome]) -> pa.Table:
+    """The rows of the ledger."""
+    events = [outcome.event for outcome in ended]
+    always = {"lane": batch.lane, "batch": batch.number, "seen_at": datetime.now(UTC)}
+    columns = {
+        **{name: [getattr(event, name) for event in events] for name in _OF_EVENT},
+        **{name: [getattr(outcome, name) for outcome in ended] for name in _OF_OUTCOME},
+    }
+    return pa.table(
         [
-            {
-                "dataset": outcome.event.dataset,
-                "key": outcome.event.key,
-                "version": outcome.event.version,
-                "size_bytes": outcome.event.size_bytes,
-                "kind": outcome.kind,
-                "format": outcome.format,
-                "state": outcome.state,
-                "error": outcome.error,
-                "lane": batch.lane,
-                "batch": batch.number,
-                "seen_at": now,
-            }
-            for outcome in ended
+            pa.repeat(pa.scalar(always[f.name], f.type), len(ended))
+            if f.name in always
+            else pa.array(columns[f.name], f.type)
+            for f in schemas.OBJECTS
         ],
         schema=schemas.OBJECTS,
     )
@@ -255,12 +258,22 @@ def _row(batch: Batch, done_at: datetime | None, counts: Counts | None) -> pa.Ta
         "lane": batch.lane,
         "number": batch.number,
         "state": "planned" if done_at is None else "done",
-        "events": [vars(event) for event in batch.events],
+        "events": _events(batch.events),
         "planned_at": batch.planned_at,
         "done_at": done_at,
         **(vars(counts) if counts else {}),
     }
-    return pa.Table.from_pylist([row], schema=schemas.BATCHES)
+    return pa.table(
+        [row[f.name] if f.name == "events" else pa.array([row.get(f.name)], f.type) for f in schemas.BATCHES],
+        schema=schemas.BATCHES,
+    )
+
+
+def _events(events: Sequence[Event]) -> pa.Array:
+    """All events as the one value of a row."""
+    columns = [pa.array([getattr(event, f.name) for event in events], f.type) for f in schemas.EVENT]
+    structs = pa.StructArray.from_arrays(columns, fields=list(schemas.EVENT))
+    return pa.ListArray.from_arrays(pa.array([0, len(events)], pa.int32()), structs)
 
 
 def _batch_of(row: dict[str, object]) -> Batch:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
+from ingest.delivered import images_table, with_columns
 from ingest.events import DatasetRule, Event
 from quality.pictures import look_at
 from storage import schemas
 from storage.errors import StoreError, SupersededError, UnreadableError
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
-from transforms.formats.detect import plain_rows, read_label, read_label_parts
+from transforms.formats.detect import may_be_plain_kitti, plain_rows, read_label, read_label_parts
 from transforms.formats.garbage import no_garbage_collection
-from transforms.formats.gathered import Gathered, Rows
+from transforms.formats.gathered import Block, Gathered, Rows
+from transforms.formats.kitti_plain import plain_kitti
 from transforms.images import inspect_image, is_image
 from transforms.normalise import dataset_path
 
-_HEAD_BYTES = 64
+_HEAD_BYTES = 4_096
+_SIGNATURE_BYTES = 64
 _LARGE_JSON_BYTES = 32_000_000
 
 # Pictures that are labels of other pictures, under their names: VOC's, Penn-Fudan's, Cityscapes' and the
@@ -77,8 +81,18 @@ class _Simple:
 
     outcome: Outcome
     dataset: str
-    image: dict[str, Any] | None = None
+    image: tuple[object, ...] | None = None
     rows: Rows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A small text that has been read, and waits to be looked at together with others."""
+
+    event: Event
+    dataset: str
+    path: str
+    data: bytes
 
 
 _PARTS = ("images", "mentions", "categories", "labels")
@@ -89,12 +103,13 @@ def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule
     # Rows of many objects wait for each other, and none of them is garbage.
     with no_garbage_collection():
         read = [_parse_object(store, event, rule, limits) for event in events]
-    parsed = merge([part for part in read if isinstance(part, Parsed)])
-    simple = [part for part in read if isinstance(part, _Simple)]
+        parts, block = _of_texts(read)
+    parsed = merge([part for part in parts if isinstance(part, Parsed)])
+    simple = [part for part in parts if isinstance(part, _Simple)]
     outcomes = tuple(
-        o for part in read for o in (part.outcomes if isinstance(part, Parsed) else [part.outcome])
+        o for part in parts for o in (part.outcomes if isinstance(part, Parsed) else [part.outcome])
     )
-    return replace(merge([parsed, _of_simple(simple)]) if simple else parsed, outcomes=outcomes)
+    return replace(merge([parsed, _of_simple(simple, block)]) if simple else parsed, outcomes=outcomes)
 
 
 def merge(parts: Sequence[Parsed]) -> Parsed:
@@ -105,43 +120,75 @@ def merge(parts: Sequence[Parsed]) -> Parsed:
     return Parsed(outcomes=tuple(outcome for part in parts for outcome in part.outcomes), **tables)
 
 
-def _of_simple(simple: Sequence[_Simple]) -> Parsed:
+def _of_texts(read: Sequence[Parsed | _Simple | _Text]) -> tuple[list[Parsed | _Simple], Block]:
+    """The same objects with every text looked at, and the rows of those whose part says nothing of them."""
+    fits, block = plain_kitti([(part.path, part.data) for part in read if isinstance(part, _Text)])
+    fit = iter(fits)
+    parts: list[Parsed | _Simple] = []
+    for part in read:
+        if not isinstance(part, _Text):
+            parts.append(part)
+        elif next(fit):
+            outcome = Outcome(event=part.event, state="done", kind="label", format="kitti")
+            parts.append(_Simple(outcome, part.dataset))
+        else:
+            parts.append(_parse_text(part))
+    return parts, block
+
+
+def _parse_text(text: _Text) -> Parsed:
+    try:
+        return _delivered(text.event, text.dataset, read_label(text.data, text.path))
+    except UnreadableError as error:
+        return _quarantined(text.event, str(error))
+    except MemoryError:
+        return _quarantined(text.event, _too_large(text.event))
+
+
+def _of_simple(simple: Sequence[_Simple], block: Block) -> Parsed:
     """The tables of many objects, built once."""
     images = [part.image for part in simple if part.image is not None]
     gathered = Gathered()
-    datasets: dict[str, list[str]] = {"labels": [], "mentions": [], "categories": []}
+    blocks: list[_Simple] = []
+    datasets = []
     for part in simple:
         if part.rows is not None:
             gathered.add(part.outcome.event.key, part.rows)
-            datasets["mentions"].append(part.dataset)
-            datasets["labels"] += [part.dataset] * len(part.rows.lines)
-    tables = {
-        name: rows.append_column("dataset", pa.array(datasets[name], pa.string()))
-        for name, rows in gathered.tables().items()
-    }
+            datasets.append(part.dataset)
+        elif part.image is None:
+            blocks.append(part)
+    if blocks:
+        gathered.add_block([part.outcome.event.key for part in blocks], block)
+        datasets = [part.dataset for part in blocks] + datasets
+    tables = gathered.tables()
+    of_file = pa.array(datasets, pa.string())
+    owner = np.repeat(np.arange(len(datasets)), tables["mentions"]["instances"].to_numpy())
+    of = {"labels": of_file.take(pa.array(owner)), "mentions": of_file, "categories": of_file.slice(0, 0)}
     return Parsed(
-        images=pa.Table.from_pylist(images, schema=schemas.without(schemas.IMAGES, "batch")),
+        images=images_table(images),
         **{
-            name: rows.select(schemas.without(schemas.TABLES[name], "batch").names)
+            name: rows.append_column("dataset", of[name]).select(
+                schemas.without(schemas.TABLES[name], "batch").names
+            )
             for name, rows in tables.items()
         },
     )
 
 
-def _parse_object(store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits) -> Parsed | _Simple:
+def _parse_object(
+    store: ObjectStore, event: Event, rule: DatasetRule, limits: Limits
+) -> Parsed | _Simple | _Text:
     planned = ObjectInfo(event.key, event.version, event.size_bytes)
     for attempt in range(_TRIES):
         try:
-            # On S3 every byte that is read is of the planned version, elsewhere one has to look.
-            if not store.is_s3 and store.head(event.key) != planned:
-                return _superseded(event)
-            parsed = _read(store, planned, event, rule, limits)
-            # A file that was written to while we read it is not what was planned.
-            return parsed if store.is_s3 or store.head(event.key) == planned else _superseded(event)
+            with store.open(event.key, planned) as file:
+                parsed = _read(store, file, event, rule, limits)
+                # A file that was written to while we read it is not what was planned.
+                return parsed if store.unchanged(file, planned) else _superseded(event)
         except (FileNotFoundError, SupersededError):
             return _superseded(event)
         except MemoryError:
-            return _quarantined(event, f"{event.key}: {event.size_bytes} bytes do not fit into memory")
+            return _quarantined(event, _too_large(event))
         except (UnreadableError, StoreError, OSError) as error:
             cause = _trouble_of_the_store(error)
             if isinstance(cause, SupersededError | FileNotFoundError):
@@ -187,41 +234,44 @@ def _quarantined(event: Event, reason: str) -> Parsed:
 
 
 def _read(
-    store: ObjectStore, planned: ObjectInfo, event: Event, rule: DatasetRule, limits: Limits
-) -> Parsed | _Simple:
+    store: ObjectStore, file: BinaryIO, event: Event, rule: DatasetRule, limits: Limits
+) -> Parsed | _Simple | _Text:
     dataset, prefix = rule.of(event.key)
     path = dataset_path(event.key, prefix)
-    with store.open(event.key, planned) as file:
-        head = file.read(_HEAD_BYTES)
-        kind = is_image(head)
-        if kind and MASK_FOLDER.search(path):
-            return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
-        if kind or (not head and _looks_like_image(path)):
-            return _read_image(store, event, file, path, dataset, limits)
-        if event.size_bytes > limits.max_label_bytes:
-            raise UnreadableError(
-                path,
-                f"{event.size_bytes} bytes",
-                expected=f"at most {limits.max_label_bytes} bytes of labels",
-            )
-        delivery = _read_labels(file, head, path, event.size_bytes)
-        if isinstance(delivery, Rows):
-            outcome = Outcome(event=event, state="done", kind="label", format=delivery.form)
-            return _Simple(outcome, dataset, rows=delivery)
+    head = file.read(_HEAD_BYTES)
+    kind = is_image(head[:_SIGNATURE_BYTES])
+    if kind and MASK_FOLDER.search(path):
+        return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
+    if kind or (not head and _looks_like_image(path)):
+        return _read_image(store, event, file, head, path, dataset, limits)
+    if event.size_bytes > limits.max_label_bytes:
+        raise UnreadableError(
+            path,
+            f"{event.size_bytes} bytes",
+            expected=f"at most {limits.max_label_bytes} bytes of labels",
+        )
+    if event.size_bytes >= _LARGE_JSON_BYTES and head.lstrip()[:1] in {b"{", b"["}:
+        return _delivered(event, dataset, _read_large(file, path))
+    data = head if len(head) >= event.size_bytes else head + file.read()
+    if may_be_plain_kitti(path, len(data)):
+        return _Text(event, dataset, path, data)
+    if rows := plain_rows(data, path):
+        return _Simple(Outcome(event=event, state="done", kind="label", format=rows.form), dataset, rows=rows)
+    return _delivered(event, dataset, read_label(data, path))
+
+
+def _delivered(event: Event, dataset: str, delivery: Delivery) -> Parsed:
     ours = {"dataset": dataset, "source": event.key}
     return Parsed(
         outcomes=(Outcome(event=event, state="done", kind=delivery.kind, format=delivery.format),),
-        mentions=_with(delivery.mentions, ours, schemas.MENTIONS),
-        categories=_with(delivery.categories, ours, schemas.CATEGORIES),
-        labels=_with(delivery.labels, ours, schemas.LABELS),
+        mentions=with_columns(delivery.mentions, ours, schemas.MENTIONS),
+        categories=with_columns(delivery.categories, ours, schemas.CATEGORIES),
+        labels=with_columns(delivery.labels, ours, schemas.LABELS),
     )
 
 
-def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Delivery | Rows:
-    """Read a label file; a large JSON in parts, so that its bytes are never in memory as a whole."""
-    if size_bytes < _LARGE_JSON_BYTES or head.lstrip()[:1] not in {b"{", b"["}:
-        data = head + file.read()
-        return plain_rows(data, path) or read_label(data, path)
+def _read_large(file: BinaryIO, path: str) -> Delivery:
+    """Read a large JSON file in parts, so that its bytes are never in memory as a whole."""
     file.seek(0)
     parts = list(read_label_parts(file, path))
     tables = {
@@ -232,43 +282,31 @@ def _read_labels(file: BinaryIO, head: bytes, path: str, size_bytes: int) -> Del
 
 
 def _read_image(
-    store: ObjectStore, event: Event, file: BinaryIO, path: str, dataset: str, limits: Limits
+    store: ObjectStore,
+    event: Event,
+    file: BinaryIO,
+    head: bytes,
+    path: str,
+    dataset: str,
+    limits: Limits,
 ) -> _Simple:
-    file.seek(0)
-    header = inspect_image(file, path, event.size_bytes, max_pixels=limits.max_image_pixels)
+    header = inspect_image(file, path, event.size_bytes, max_pixels=limits.max_image_pixels, head=head)
     sample = without_extension(path)
-    row: dict[str, Any] = {
-        "dataset": dataset,
-        "sample": sample,
-        "stem": stem_of(sample),
-        "key": event.key,
-        "uri": store.uri(event.key),
-        "version": event.version,
-        "size_bytes": event.size_bytes,
-        "width": header.width,
-        "height": header.height,
-        "channels": header.channels,
-        "bit_depth": header.bit_depth,
-        "format": header.format,
-        "exif_orientation": header.exif_orientation,
-    }
+    seen: Mapping[str, object] = {}
     if limits.look_at_pixels:
         file.seek(0)
-        row |= look_at(file, path).columns()
+        seen = look_at(file, path).columns()
+    row = (
+        *(dataset, sample, stem_of(sample), event.key, store.uri(event.key), event.version),
+        *(event.size_bytes, header.width, header.height, header.channels, header.bit_depth, header.format),
+        *(header.exif_orientation, seen.get("phash"), seen.get("deviation"), seen.get("pattern")),
+    )
     return _Simple(Outcome(event=event, state="done", kind="image", format=header.format), dataset, image=row)
+
+
+def _too_large(event: Event) -> str:
+    return f"{event.key}: {event.size_bytes} bytes do not fit into memory"
 
 
 def _looks_like_image(path: str) -> bool:
     return path.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
-
-
-def _with(table: pa.Table, constants: dict[str, str], schema: pa.Schema) -> pa.Table:
-    """Add constant columns and bring the table into the order of ``schema``."""
-    wanted = schemas.without(schema, "batch")
-    columns = [
-        pa.repeat(pa.scalar(constants[f.name], f.type), table.num_rows)
-        if f.name in constants
-        else table[f.name]
-        for f in wanted
-    ]
-    return pa.table(columns, schema=wanted)

@@ -8,6 +8,7 @@ never leave the folder that the store was opened on.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from storage.errors import ConfigError, LakeError, StoreError
+from storage.errors import ConfigError, LakeError, StoreError, SupersededError
 from storage.s3_objects import S3Objects
 
 # Names that writers use while a file is not complete yet, and what desktops leave behind.
@@ -143,19 +144,29 @@ class ObjectStore:
     def open(self, key: str, at: ObjectInfo | None = None) -> AbstractContextManager[BinaryIO]:
         """The object's bytes as a seekable file; only what is read travels.
 
-        On S3 every byte is of the version ``at``, or reading raises SupersededError.
+        On S3 every byte is of the version ``at``, or reading raises SupersededError. Elsewhere opening
+        raises it, and :meth:`unchanged` tells at the end whether the version stayed.
         """
         try:
             if self.is_directory:
-                return open(self._file(key), "rb")  # noqa: PTH123
+                return open(self._file(key), "rb") if at is None else self._open_version(at)  # noqa: PTH123
             if self.is_s3:
                 version = (at.version, at.size_bytes) if at else (None, None)
                 return cast("AbstractContextManager[BinaryIO]", self.s3.open(checked_key(key), *version))
+            if at is not None and self.head(key) != at:
+                raise SupersededError(f"{self.uri(key)}: another version is there now")
             return cast("AbstractContextManager[BinaryIO]", self._filesystem.open(self._remote(key), "rb"))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
+
+    def unchanged(self, file: BinaryIO, at: ObjectInfo) -> bool:
+        """Whether all that was read of an object that was opened ``at`` a version is of that version."""
+        if self.is_directory:
+            # A file that took its name meanwhile is another one: this one is still what it was.
+            return _is_version(os.fstat(file.fileno()), at)
+        return self.is_s3 or self.head(at.key) == at
 
     def write(self, key: str, data: bytes) -> str:
         """Write an object whole (a temporary name and a rename on a disk); return its address."""
@@ -232,6 +243,14 @@ class ObjectStore:
             self.s3.write(checked_key(key), data, create=True)
         else:
             self._filesystem.pipe_file(self._remote(key), data, mode="create")
+
+    def _open_version(self, at: ObjectInfo) -> AbstractContextManager[BinaryIO]:
+        # Whatever stands there by now, nobody waits for it: a pipe, say, for somebody to write.
+        descriptor = os.open(self._file(at.key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not _is_version(os.fstat(descriptor), at):
+            os.close(descriptor)
+            raise SupersededError(f"{self.uri(at.key)}: another version is there now")
+        return cast("AbstractContextManager[BinaryIO]", io.FileIO(descriptor, "rb"))
 
     def _file(self, key: str) -> str:
         return f"{self.url.removeprefix('file://')}/{checked_key(key)}"
@@ -319,6 +338,10 @@ def file_sha256(path: Path) -> str:
 
 def _file_version(stat: os.stat_result) -> str:
     return f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def _is_version(stat: os.stat_result, at: ObjectInfo) -> bool:
+    return stat.st_size == at.size_bytes and _file_version(stat) == at.version
 
 
 def _remote_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:

@@ -75,15 +75,16 @@ class ImageHeader:
 
 
 def inspect_image(
-    file: BinaryIO, path: str, size_bytes: int, *, max_pixels: int = 200_000_000
+    file: BinaryIO, path: str, size_bytes: int, *, max_pixels: int = 200_000_000, head: bytes = b""
 ) -> ImageHeader:
     """Read the header of an image and check that the file is whole, without decoding where that can be.
 
-    Pixels are decoded where the structure leaves a doubt. ``file`` is at any position and stays open. Raises
+    Pixels are decoded where the structure leaves a doubt. ``file`` is at any position and stays open;
+    ``head`` is what has been read of its beginning. Raises
     :class:`UnreadableError` for what is damaged, cut off, of no known form or larger than ``max_pixels``;
     errors of ``file`` itself pass through as they are.
     """
-    source = _Source(file)
+    source = _Source(file, head)
     try:
         return _inspect(source, path, size_bytes, max_pixels)
     except (UnreadableError, MemoryError):
@@ -252,11 +253,14 @@ def _too_large(path: str, found: str, max_pixels: int) -> UnreadableError:
 class _Source:
     """The file, with its own failures remembered: a network that fails is not an image that is broken."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, head: bytes) -> None:
         self._file = file
+        self._head = head
         self._failure: Exception | None = None
 
     def at(self, offset: int, count: int) -> bytes:
+        if offset + count <= len(self._head):
+            return self._head[offset : offset + count]
         self.seek(offset)
         return self.read(count)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from storage.errors import UnreadableError
 from transforms.delivery import Delivery
-from transforms.formats.detect import plain_rows, read_labels
-from transforms.formats.gathered import delivery_of_one
+from transforms.formats.detect import read_labels
+from transforms.formats.gathered import delivery_of, delivery_of_one
 from transforms.formats.kitti import read_kitti
 from transforms.formats.kitti_plain import plain_kitti
 from transforms.formats.voc import read_voc
@@ -52,18 +52,50 @@ CHANGES = [
 ]
 
 
+def _fast(data: bytes, path: str, form: str) -> Delivery | None:
+    """What the fast way makes of a file; None where it steps aside."""
+    if form == "voc":
+        rows = plain_voc(data, path)
+        return None if rows is None else delivery_of_one(rows)
+    fits, block = plain_kitti([(path, data)])
+    return delivery_of(block) if fits[0] else None
+
+
 def _same(one: Delivery, two: Delivery) -> None:
     assert one.labels.to_pylist() == two.labels.to_pylist()
     assert one.mentions.to_pylist() == two.mentions.to_pylist()
 
 
 def test_plain_samples_take_the_fast_way_and_say_the_same() -> None:
-    kitti = plain_kitti(KITTI.encode(), "label_2/a.txt")
+    kitti = _fast(KITTI.encode(), "label_2/a.txt", "kitti")
     assert kitti is not None
-    _same(delivery_of_one(kitti), read_kitti(KITTI.encode(), "label_2/a.txt"))
-    voc = plain_voc(VOC.encode(), "b/a.xml")
+    _same(kitti, read_kitti(KITTI.encode(), "label_2/a.txt"))
+    voc = _fast(VOC.encode(), "b/a.xml", "voc")
     assert voc is not None
-    _same(delivery_of_one(voc), read_voc(VOC.encode(), "b/a.xml"))
+    _same(voc, read_voc(VOC.encode(), "b/a.xml"))
+
+
+def test_files_that_are_read_together_say_what_each_says_alone() -> None:
+    other = KITTI.replace("Car", "Van").replace("-1.58", "3.1").removesuffix("\n")
+    odd = KITTI.replace("Car", "a car", 1)
+    files = [
+        *(("label_2/a.txt", KITTI), ("label_2/b.c.txt", other), ("label_2/odd.txt", odd)),
+        *(("label_2/none.txt", ""), ("label_2/blank.txt", "\n"), ("label_2/gap.txt", KITTI + "\n" + KITTI)),
+        ("c.txt", KITTI + KITTI),
+    ]
+    fits, block = plain_kitti([(path, text.encode()) for path, text in files])
+    assert fits == [True, True, False, False, False, False, True]
+    together = delivery_of(block)
+    alone = [read_kitti(text.encode(), path) for (path, text), fit in zip(files, fits, strict=True) if fit]
+    assert together.labels.to_pylist() == [row for one in alone for row in one.labels.to_pylist()]
+    assert together.mentions.to_pylist() == [row for one in alone for row in one.mentions.to_pylist()]
+
+
+@pytest.mark.parametrize("files", [[], [("a.txt", b"")], [("a.txt", b"a list of words\n")]])
+def test_where_no_file_is_plain_there_are_no_rows(files: list[tuple[str, bytes]]) -> None:
+    fits, block = plain_kitti(files)
+    assert not any(fits)
+    assert len(block.ref) == len(block.category) == len(block.boxes) == 0
 
 
 @pytest.mark.parametrize(
@@ -74,11 +106,11 @@ def test_real_files_take_the_fast_way_and_say_the_same(shared_data: Path, folder
     fast = 0
     for file in files[:60]:
         data = file.read_bytes()
-        rows = plain_rows(data, file.name)
-        if rows is not None:
+        form = "voc" if file.suffix == ".xml" else "kitti"
+        found = _fast(data, file.name, form)
+        if found is not None:
             fast += 1
-            read = read_voc if file.suffix == ".xml" else read_kitti
-            _same(delivery_of_one(rows), read(data, file.name))
+            _same(found, (read_voc if form == "voc" else read_kitti)(data, file.name))
     assert fast == len(files[:60])
 
 
@@ -107,12 +139,12 @@ def test_a_changed_file_says_the_same_either_way(form: str, place: int, put: str
     text = KITTI if form == "kitti" else VOC
     place %= len(text)
     data = (text[:place] + put + text[place + gone :]).encode()
-    plain, read = (plain_kitti, read_kitti) if form == "kitti" else (plain_voc, read_voc)
-    rows = plain(data, "a.x")
-    if rows is None:
+    read = read_kitti if form == "kitti" else read_voc
+    found = _fast(data, "a.x", form)
+    if found is None:
         return
     try:
         slow = read(data, "a.x")
     except UnreadableError as error:
         raise AssertionError(f"taken by the fast way: {data!r}") from error
-    _same(delivery_of_one(rows), slow)
+    _same(found, slow)

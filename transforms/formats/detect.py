@@ -64,6 +64,8 @@ _CALIBRATION = re.compile(r"(?:P[0-3]|R0_rect|R_rect\w*|Tr_\w+|calib_time|S_\d\d
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LOOK_AT_LINES = 1000
 _LOOK_AT_BYTES = 8192
+_TEXTS_AT_ONCE = 4_096
+_TEXT_BYTES = 65_536
 
 OTHER = Delivery(kind="other", format="other")
 
@@ -123,23 +125,45 @@ def read_labels(files: Iterable[tuple[str, bytes]]) -> dict[str, pa.Table]:
     """
     gathered = Gathered()
     parts: dict[str, list[pa.Table]] = {"labels": [], "mentions": [], "categories": []}
+    texts: list[tuple[str, bytes]] = []
+
+    def read(path: str, data: bytes) -> None:
+        if (rows := plain_rows(data, path)) is not None:
+            gathered.add(path, rows)
+            return
+        delivery = read_label(data, path)
+        for name, tables in parts.items():
+            rows_of = getattr(delivery, name)
+            tables.append(rows_of.append_column("source", pa.repeat(pa.scalar(path), rows_of.num_rows)))
+
+    def read_texts() -> None:
+        fits, block = plain_kitti(texts)
+        gathered.add_block([path for (path, _), fit in zip(texts, fits, strict=True) if fit], block)
+        for (path, data), fit in zip(texts, fits, strict=True):
+            if not fit:
+                read(path, data)
+        texts.clear()
+
     with no_garbage_collection():
         for path, data in files:
-            if (rows := plain_rows(data, path)) is not None:
-                gathered.add(path, rows)
+            if not may_be_plain_kitti(path, len(data)):
+                read(path, data)
                 continue
-            delivery = read_label(data, path)
-            for name, tables in parts.items():
-                rows_of = getattr(delivery, name)
-                tables.append(rows_of.append_column("source", pa.repeat(pa.scalar(path), rows_of.num_rows)))
+            texts.append((path, data))
+            if len(texts) >= _TEXTS_AT_ONCE:
+                read_texts()
+        read_texts()
     return {name: pa.concat_tables([table, *parts[name]]) for name, table in gathered.tables().items()}
 
 
 def plain_rows(data: bytes, path: str) -> Rows | None:
-    """The rows of a file that is in the plain form of KITTI or VOC; None for all others."""
-    if path.endswith(".xml"):
-        return plain_voc(data, path)
-    return plain_kitti(data, path) if path.endswith(".txt") and not is_image_set(path) else None
+    """The rows of a VOC file in its plain form; None for all others."""
+    return plain_voc(data, path) if path.endswith(".xml") else None
+
+
+def may_be_plain_kitti(path: str, size_bytes: int) -> bool:
+    """Whether a file is worth a look together with others, by :func:`.kitti_plain.plain_kitti`."""
+    return path.endswith(".txt") and size_bytes <= _TEXT_BYTES and not is_image_set(path)
 
 
 def _read(data: bytes, path: str, name: str, ending: str) -> Delivery:
