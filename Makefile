@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-mal chaos clean
+.PHONY: demo test lint bench bench-mal chaos cluster clean
 .DEFAULT_GOAL := test
 
 # uv is brought by pip into an environment of its own, so that nothing outside this folder changes.
@@ -45,6 +45,10 @@ bench-mal: $(READY)
 # The same again: make chaos SEED=123. Smaller: make chaos KILLS=10 EVENTS=1000
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),200) --events $(or $(EVENTS),20000) $(if $(SEED),--seed $(SEED))
+
+# A Ray cluster of three nodes on this machine, a worker killed in every stage: some minutes on two quiet cores.
+cluster: $(READY)
+	$(BIN)/python -m tests.cluster $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) $(VENV)-uv
