@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.errors import ConfigError
@@ -74,7 +75,16 @@ class Visualiser:
                 .repeat(model.stride, 3)
             )
             picture = np.concatenate([np.maximum(grey, grid), grey * (1 - grid), grey * (1 - grid)], axis=1)
-            self._board.add_images(f"coverage/{name}", picture.clip(0, 1), number)
+            self._show(f"coverage/{name}", picture.clip(0, 1), number)
+
+    def _show(self, name: str, pictures: NDArray[np.float32], number: int) -> None:
+        """``[B, 3, H, W]``, 0 to 1, in both places."""
+        self._board.add_images(name, pictures, number)
+        if self._wandb is not None:
+            import wandb
+
+            shown = [wandb.Image(np.uint8(255 * picture.transpose(1, 2, 0))) for picture in pictures]
+            self._wandb.log({name: shown}, step=number)
 
     def close(self) -> None:
         """Flush and close."""
