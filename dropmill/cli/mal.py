@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def train(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) 
         val = read_coco(data.val_ann_path, data.val_img_dir)
     folder = Path(spec.results_dir)
     samples = [image.sample for image in found.images]
-    workers = max(spec.num_gpus, spec.train.num_gpus)
+    workers = _choose_gpus(spec)
     if workers > 1:
         metrics = _train_with_ray(spec, samples, folder, val, workers)
     else:
@@ -169,22 +170,36 @@ def _set(value: str, key: str) -> str:
     return value
 
 
+def _choose_gpus(spec: MalSpec) -> int:
+    """How many processes a spec asks for. They see the GPUs that it names, of those that are seen now."""
+    ids = next((each for each in (spec.train.gpu_ids, spec.gpu_ids) if each != (0,)), (0,))
+    if ids != (0,) and "RAY_ADDRESS" not in os.environ:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = given.split(",") if given else None
+        if min(ids) < 0 or (seen and max(ids) >= len(seen)):
+            shown = f"; CUDA_VISIBLE_DEVICES shows {given}" if seen else "; expected numbers from 0"
+            raise ConfigError(f"gpu_ids: found {list(ids)}{shown}", key="gpu_ids")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(seen[one] if seen else str(one) for one in ids)
+    return max(spec.num_gpus, spec.train.num_gpus, len(ids))
+
+
 def _train_with_ray(
     spec: MalSpec, samples: list[Any], folder: Path, val: Any, workers: int
 ) -> dict[str, Any]:
-    import os
-
     import ray
     import torch
 
     from ingest.tasks import start_ray
     from training.mal.ray_fit import fit_with_ray
 
+    here = torch.cuda.device_count()
+    if 0 < here < workers and "RAY_ADDRESS" not in os.environ:
+        raise ConfigError(f"num_gpus: found {workers}; this machine shows {here} (see gpu_ids)")
     start_ray(os.environ.get("RAY_ADDRESS"), num_cpus=max(workers + 1, os.cpu_count() or 1))
     try:
         result = fit_with_ray(
             spec, samples, folder, name="mal", val=val, num_workers=workers,
-            use_gpu=torch.cuda.is_available(),
+            use_gpu=here > 0,
         )  # fmt: skip
         return result.metrics
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from datetime import timedelta
@@ -15,6 +16,8 @@ from PIL import Image
 
 from training.mal import whole_state
 from training.mal.checkpoint import LATEST, load_checkpoint
+from training.mal.coco_file import CocoFile, read_coco
+from training.mal.evaluate import evaluate, mask_metrics
 from training.mal.labeler import MalLabeler
 from training.mal.loop import fit
 from training.mal.spec import load_spec
@@ -44,7 +47,7 @@ def _cut(_: object) -> None:
     raise _CutError
 
 
-def _train(rank: int, port: int, samples: list[Sample], folder: Path) -> None:
+def _train(rank: int, port: int, samples: list[Sample], val: CocoFile, folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     # Who waits for the other for longer fails, and the other process is ended with it.
@@ -57,9 +60,9 @@ def _train(rank: int, port: int, samples: list[Sample], folder: Path) -> None:
         results = folder / f"{strategy}-{arch.partition('-')[0]}"
         place = Place(rank=rank, world=2)
         try:
-            fit(spec, samples, results, place=place, device="cpu", on_epoch=_cut)
+            fit(spec, samples, results, val=val, place=place, device="cpu", on_epoch=_cut)
         except _CutError:
-            fit(spec, samples, results, place=place, device="cpu")
+            fit(spec, samples, results, val=val, place=place, device="cpu")
     torch.distributed.destroy_process_group()
 
 
@@ -80,8 +83,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_train, args=(port, samples, folder), nprocs=2)
+    mp.spawn(_train, args=(port, samples, _true_masks(folder), folder), nprocs=2)
     return folder
+
+
+def _true_masks(folder: Path) -> CocoFile:
+    """Three pictures for two processes, with two objects each."""
+    square = [20, 20, 70, 20, 70, 70, 20, 70]
+    content = {
+        "images": [{"id": number, "file_name": "a.png"} for number in range(3)],
+        "annotations": [
+            {"id": number, "image_id": number // 2, "category_id": number % 2, "bbox": [20, 20, 50, 50],
+             "segmentation": [square]}
+            for number in range(6)
+        ],
+        "categories": [],
+    }  # fmt: skip
+    (folder / "val.json").write_text(json.dumps(content))
+    return read_coco(folder / "val.json", folder)
 
 
 def test_weights_that_are_shared_out_become_those_of_whole_copies(runs: Path) -> None:
@@ -94,6 +113,14 @@ def test_weights_that_are_shared_out_become_those_of_whole_copies(runs: Path) ->
             # Running averages are each process's own: DDP sends those of the first around, FSDP does not.
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("name", ["ddp-mobilenetv2_035", "fsdp-mobilenetv2_035", "fsdp-vit"])
+def test_processes_that_validate_a_part_each_find_what_one_finds(runs: Path, name: str) -> None:
+    checkpoint = load_checkpoint(runs / name / LATEST)
+    labeler = MalLabeler.of_checkpoint(runs / name / LATEST, amp=False)
+    alone = mask_metrics(evaluate(labeler, read_coco(runs / "val.json", runs)))
+    assert {key: checkpoint.metrics[key] for key in alone} == pytest.approx(alone, abs=1e-2)
 
 
 def test_a_checkpoint_of_shared_weights_makes_masks_in_one_process(runs: Path) -> None:

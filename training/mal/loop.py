@@ -227,8 +227,7 @@ class _Run:
 
     def _whole_student(self) -> MalNetwork:
         weights: list[Any] = [model_state(self._student)]
-        if self._spec.strategy in {"fsdp", "ddp_sharded"}:
-            dist.broadcast_object_list(weights, src=0)
+        dist.broadcast_object_list(weights, src=0)
         network = build_network(self._spec)
         network.load_state_dict(weights[0])
         return network.to(self._device).eval()
