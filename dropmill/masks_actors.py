@@ -53,6 +53,8 @@ def stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator[
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=threads,
         num_gpus=1 if use_gpu else 0,
+        # Else a batch that kills its actor is tried for ever. Ray 2.60 takes it no other way, and warns that
+        # from 2.64 on it will not take it so.
         max_task_retries=_MORE_TRIES,
     )
     labelled.context.max_errored_blocks = _BATCHES_LOST
