@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingest.derive import Derived, Settings, derive
+from ingest.derive import Derived, Settings, derive, touched_by
 from ingest.events import DatasetRule, Event
 from ingest.ledger import Entry, Ledger
 from ingest.parse import Outcome, Parsed
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LANE = "main"
 _CONFLICT_TRIES = 5
+_TABLES_AT_ONCE = 3
 _MOST_FAILURES = 3
 _LEFT = ("superseded", "unread")
 _ENDED = {"remove": "removed", "drop": "dropped"}
@@ -147,9 +149,27 @@ class Committer:
         self.left = {o.event.key: o.error or o.state for o in parsed.outcomes if o.state in _LEFT}
         events = [event for event in batch.events if event.key not in self.left]
         removed = [event for event in events if event.action in ("remove", "drop")]
-        derived = derive(commit, parsed, events, ledger=self.ledger, rule=self._rule, settings=self._settings)
-        before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
-        self._commit_tables(commit, parsed, derived)
+        touched = touched_by(commit, parsed, events)
+        with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+            # Labels are what they are, however they are derived from.
+            labels = commit.prepare(
+                pool,
+                "labels",
+                _numbered(commit, "labels", parsed.labels),
+                ("source", touched.sources),
+                ("stem", touched.stems),
+            )
+            derived = derive(
+                commit,
+                parsed,
+                events,
+                touched,
+                ledger=self.ledger,
+                rule=self._rule,
+                settings=self._settings,
+            )
+            before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
+            self._commit_tables(commit, pool, labels, parsed, derived)
         ended = _ended(parsed.outcomes, removed, again=again)
         commit.append("objects", _objects(batch, ended))
         counts = Counts(
@@ -182,16 +202,23 @@ class Committer:
         return replace(parsed, outcomes=tuple(outcomes))
 
     @staticmethod
-    def _commit_tables(commit: LaneCommit, parsed: Parsed, derived: Derived) -> None:
+    def _commit_tables(
+        commit: LaneCommit, pool: Executor, labels: Callable[[], None], parsed: Parsed, derived: Derived
+    ) -> None:
+        """Write the files of all tables side by side, and commit them one after the other."""
+        sources, stems = ("source", derived.sources), ("stem", derived.stems)
         # What is looked up to find the groups that a batch touches goes last: a batch that is run again finds
         # them as the first attempt did, also those of which a new label file says nothing any more.
-        sources, stems = ("source", derived.sources), ("stem", derived.stems)
-        commit.replace("labels", _numbered(commit, "labels", parsed.labels), sources, stems)
-        commit.replace("annotations", derived.annotations, stems)
-        commit.replace("findings", derived.findings, stems)
-        commit.replace("images", derived.images, stems)
-        commit.replace("categories", _numbered(commit, "categories", parsed.categories), sources)
-        commit.replace("mentions", _numbered(commit, "mentions", parsed.mentions), sources)
+        replacements = [
+            labels,
+            commit.prepare(pool, "annotations", derived.annotations, stems),
+            commit.prepare(pool, "findings", derived.findings, stems),
+            commit.prepare(pool, "images", derived.images, stems),
+            commit.prepare(pool, "categories", _numbered(commit, "categories", parsed.categories), sources),
+            commit.prepare(pool, "mentions", _numbered(commit, "mentions", parsed.mentions), sources),
+        ]
+        for replace_rows in replacements:
+            replace_rows()
 
 
 def _numbered(commit: LaneCommit, name: str, rows: pa.Table) -> pa.Table:

@@ -54,10 +54,28 @@ class Derived:
     findings: pa.Table
 
 
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """What a batch is about: the label files whose rows it replaces, and the groups to derive anew."""
+
+    sources: Stems
+    stems: Stems
+
+
+def touched_by(commit: LaneCommit, parsed: Parsed, events: Sequence[Event]) -> Touched:
+    """The groups that the events of a batch touch, as ``commit`` sees the tables."""
+    replaced: Stems = defaultdict(set)
+    for event in events:
+        if event.action != "replay":
+            replaced[event.dataset].add(event.key)
+    return Touched(sources=dict(replaced), stems=_touched(_Stored(commit, replaced), parsed, events))
+
+
 def derive(
     commit: LaneCommit,
     parsed: Parsed,
     events: Sequence[Event],
+    touched: Touched,
     *,
     ledger: Ledger,
     rule: DatasetRule,
@@ -68,12 +86,8 @@ def derive(
     A pure function of the tables as ``commit`` sees them, of what was ``parsed``, and of the ledger:
     running it again after a crash, when some tables have this batch already, gives the same rows.
     """
-    replaced: Stems = defaultdict(set)
-    for event in events:
-        if event.action != "replay":
-            replaced[event.dataset].add(event.key)
+    replaced, stems = touched.sources, touched.stems
     stored = _Stored(commit, replaced)
-    stems = _touched(stored, parsed, events)
     prefixes = {event.dataset: rule.prefix_of(event) for event in events}
 
     categories = _frame(stored.categories(parsed.categories))
@@ -93,6 +107,7 @@ def derive(
         gallery = Gallery(commit, replaced)
         drawn_in = gallery.drawn_in(normal.images, stems, rules.limits)
         if drawn_in:
+            stems = {dataset: set(found) for dataset, found in stems.items()}
             _add(stems, drawn_in)
             normal = normal_of(stems)
     boxes = rules.with_lists(map_classes(normal.boxes, settings.mappings))
@@ -108,7 +123,7 @@ def derive(
     number = pl.lit(commit.number, pl.Int64).alias("batch")
     return Derived(
         stems=stems,
-        sources=dict(replaced),
+        sources=replaced,
         images=_arrow(normal.images.with_columns(number), schemas.IMAGES),
         annotations=_arrow(checked.boxes.with_columns(number), schemas.ANNOTATIONS),
         findings=_arrow(findings.with_columns(number), schemas.FINDINGS),

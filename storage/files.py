@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import polars as pl
@@ -72,6 +73,7 @@ class TableFiles:
         self._version = -1
         # Files never change, and a batch looks at the same ones several times.
         self._read: dict[str, pa.Table] = {}
+        self._reading: dict[str, Lock] = {}
 
     def read(
         self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None, among: Among = ()
@@ -157,9 +159,10 @@ class TableFiles:
                     "columns; its files alone do not say what its rows are",
                     table=self.name,
                 )
-            self._version = self.table.version()
             self._actions = pa.table(self.table.get_add_actions(flatten=True))
             self._schema = pa.schema(self.table.schema().to_arrow())
+            # Last: another thread may read while this one writes.
+            self._version = self.table.version()
 
     def _candidates(self, among: Among) -> list[str]:
         mask = np.ones(self.actions.num_rows, bool)
@@ -175,9 +178,11 @@ class TableFiles:
         return (rows or 0) <= _ROWS_HELD
 
     def _held(self, path: str) -> pa.Table:
-        if path not in self._read:
-            self._read[path] = self._whole(path)
-        return self._read[path]
+        # Rows are looked at while what replaces them is made ready: nobody reads what another is reading.
+        with self._reading.setdefault(path, Lock()):
+            if path not in self._read:
+                self._read[path] = self._whole(path)
+            return self._read[path]
 
     def _whole(self, path: str) -> pa.Table:
         """All rows of a file; a scan, which files that lack newer columns need, would take twice as long."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,9 +18,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.fs import DeltaStorageHandler
 
 from storage.errors import CommitConflictError, LakeError, UnknownKeyError
-from storage.files import Among, TableFiles, commit_files
+from storage.files import Actions, Among, TableFiles, commit_files
 from storage.handles import Handles
 from storage.layout import Keys, may_differ
+from storage.memory import use_c_memory
 from storage.object_store import ObjectStore
 from storage.s3_options import delta_options
 from storage.schemas import TABLES
@@ -69,6 +71,7 @@ class Lake:
 
         Raises LakeError where the store does not refuse a second put of the same key.
         """
+        use_c_memory()
         lake = cls(ObjectStore.at(url, options))
         lake.store.probe_exclusive_create()
         for name, schema in TABLES.items():
@@ -255,12 +258,26 @@ class LaneCommit:
         ``rows`` may only hold such rows. Files that hold none of them are not touched. Where another lane
         came between with data sets of its own, the same is done to what it has left.
         """
+        if not self.has(name):
+            files = self._files_of(name)
+            self._replace(name, rows, among, files, files.replacing(self._store, rows, among))
+
+    def prepare(
+        self, pool: Executor, name: str, rows: pa.Table, *among: tuple[str, Keys]
+    ) -> Callable[[], None]:
+        """Begin :meth:`replace` in the pool: files are written that are in no table yet.
+
+        What comes back commits them; it is called by whoever called this.
+        """
+        if self.has(name):
+            return lambda: None
+        files = self._files_of(name)
+        actions = pool.submit(files.replacing, self._store, rows, among)
+        return lambda: self._replace(name, rows, among, files, actions.result())
+
+    def _replace(self, name: str, rows: pa.Table, among: Among, files: TableFiles, actions: Actions) -> None:
         datasets = {dataset for _, keys in among for dataset in keys}
         for _ in range(_TURNS):
-            if self.has(name):
-                return
-            files = self._files_of(name)
-            actions = files.replacing(self._store, rows, among)
             if not actions:
                 return
             table = self._handles.table(name)
@@ -268,6 +285,8 @@ class LaneCommit:
                 made = commit_files(table, actions, self._properties(Transaction(self.lane, self.number)))
             except CommitFailedError as error:
                 self._follow(name, files, datasets, error)
+                files = self._files_of(name)
+                actions = files.replacing(self._store, rows, among)
                 continue
             self._handles.committed(name, made, self.lane, self.number)
             return

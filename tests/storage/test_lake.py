@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,6 +128,31 @@ def test_lanes_with_data_sets_of_their_own_do_not_wait_for_each_other(lake: Lake
     two.replace("findings", rows("e", "c", batch=2), ("stem", {"e": ["a"]}))
     left = lake.read("findings").select(["dataset", "stem"]).to_pylist()
     assert sorted(tuple(row.values()) for row in left) == [("d", "b"), ("e", "c")]
+
+
+def test_what_is_prepared_is_in_no_table_before_it_is_committed_and_in_it_once(lake: Lake) -> None:
+    LaneCommit(lake, "main", 1).append("findings", findings(finding("a"), finding("kept")))
+    commit = LaneCommit(lake, "main", 2)
+    with ThreadPoolExecutor() as pool:
+        new = findings(finding("a", rule="tiny", batch=2), finding("b", batch=2))
+        put = commit.prepare(pool, "findings", new, ("stem", {"d": ["a", "b"]}))
+    assert stems(lake) == ["a", "kept"]
+    put()
+    assert stems(lake) == ["a", "b", "kept"]
+    with ThreadPoolExecutor() as pool:
+        LaneCommit(lake, "main", 2).prepare(pool, "findings", new, ("stem", {"d": ["c"]}))()
+    assert stems(lake) == ["a", "b", "kept"]
+
+
+def test_what_is_prepared_is_made_anew_where_another_lane_wrote_meanwhile(lake: Lake) -> None:
+    LaneCommit(lake, "one", 1).append("findings", findings(finding("a")))
+    LaneCommit(lake, "two", 1).append("findings", findings(finding("x", dataset="e")))
+    one, two = LaneCommit(lake, "one", 2), LaneCommit(lake, "two", 2)
+    with ThreadPoolExecutor() as pool:
+        put = one.prepare(pool, "findings", findings(finding("b", batch=2)), ("stem", {"d": ["a", "b"]}))
+    two.replace("findings", findings(finding("y", dataset="e")), ("stem", {"e": ["x", "y"]}))
+    put()
+    assert stems(lake) == ["b", "y"]
 
 
 def test_put_replaces_the_row_with_the_same_key(lake: Lake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.errors import ConfigError, LakeError, StoreError
+from storage.errors import ConfigError, LakeError, StoreError, SupersededError
 from storage.object_store import ObjectStore, checked_key, is_object_key
 
 
@@ -39,6 +40,38 @@ def test_a_new_content_is_a_new_version(store: ObjectStore) -> None:
     assert before
     assert after
     assert before.version != after.version
+
+
+def test_an_object_is_opened_at_its_version_or_not_at_all(store: ObjectStore) -> None:
+    store.write("a.txt", b"one")
+    before = store.head("a.txt")
+    assert before
+    with store.open("a.txt", before) as file:
+        assert file.read() == b"one"
+        assert store.unchanged(file, before)
+    store.write("a.txt", b"longer")
+    with pytest.raises(SupersededError, match="another version"), store.open("a.txt", before):
+        pass
+
+
+def test_a_file_that_is_written_to_while_it_is_read_has_changed(tmp_path: Path) -> None:
+    store = ObjectStore.at(tmp_path)
+    store.write("a.txt", b"one")
+    planned = store.head("a.txt")
+    assert planned
+    with store.open("a.txt", planned) as file:
+        (tmp_path / "a.txt").write_bytes(b"another")
+        assert not store.unchanged(file, planned)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    store = ObjectStore.at(tmp_path)
+    store.write("a.txt", b"one")
+    planned = store.head("a.txt")
+    (tmp_path / "a.txt").unlink()
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(SupersededError), store.open("a.txt", planned):
+        pass
 
 
 def test_an_absent_object_is_not_found(store: ObjectStore) -> None:

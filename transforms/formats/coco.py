@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
@@ -41,6 +41,7 @@ from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, sca
 from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.json_text import decode, extras, utf8
 from transforms.formats.refs import ref_of, tidy
+from transforms.kept_memory import keep_freed_memory
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
 _MAX_INT32 = 2**31 - 1
@@ -103,21 +104,24 @@ def read_coco_chunks(
     """Read a COCO file of any size in parts; together they are what :func:`read_coco` gives.
 
     ``file`` must be seekable. Each part has the labels of a slice of the annotations; the last has the
-    mentions and categories. Memory is that of a slice, of the list of images, and of no more. A file that
-    has no annotations to cut is read whole, by the function ``otherwise``.
+    mentions and categories. While the file is read, slices that are plain become columns, which wait for the
+    list of images; the text in memory is that of a few slices. A file that has no annotations to cut is read
+    whole, by the function ``otherwise``.
     """
-    try:
-        found = scan(file, slice_bytes=slice_bytes)
-    except ScanError:
-        found = None
-    if found is None or not found.slices:
-        # Small, damaged, or another form: read as a whole it gives its rows or its error.
-        file.seek(0)
-        yield otherwise(file.read(), path)
-        return
-    with no_garbage_collection():
+    keep_freed_memory()
+    with no_garbage_collection(), ThreadPoolExecutor(_THREADS) as pool:
+        ahead = _Ahead(pool)
         try:
-            yield from _parts(file, found, path)
+            found = scan(file, slice_bytes=slice_bytes, seen=ahead.take)
+        except ScanError:
+            found = None
+        if found is None or not found.slices:
+            # Small, damaged, or another form: read as a whole it gives its rows or its error.
+            file.seek(0)
+            yield otherwise(file.read(), path)
+            return
+        try:
+            yield from _parts(file, found, ahead, path)
         except _NotInPartsError:
             file.seek(0)
             otherwise(file.read(), path)
@@ -133,13 +137,32 @@ class _NotInPartsError(Exception):
     """A part is damaged; reading the whole says where."""
 
 
-def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
+class _Ahead:
+    """Slices of which other threads make columns, while the file is read on."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._columns: deque[Future[PlainColumns | None]] = deque()
+
+    def take(self, text: bytes, count: int) -> None:
+        """Add a slice; waits while there are many whose text is still held."""
+        if len(self._columns) >= _THREADS:
+            self._columns[-_THREADS].result()
+        self._columns.append(self._pool.submit(plain_columns, text, count))
+
+    def next(self) -> PlainColumns | None:
+        """The columns of the next slice; None where it is not plain."""
+        return self._columns.popleft().result()
+
+
+def _parts(file: BinaryIO, found: Scan, ahead: _Ahead, path: str) -> Iterator[Delivery]:
     around = _Around.of(found.outline, path) if found.outline is not None else _Around.of_results()
     if found.outline is not None and around.marked != Raw(MARK):
         raise _NotInPartsError
     first = 0
     waiting: list[_Held] | None = []
-    for slice_, plain in _columns_ahead(file, found):
+    for start, length, _ in found.slices:
+        plain = ahead.next()
         labels = around.plain_rows(plain, first=first) if plain is not None else None
         if plain is not None and labels is not None:
             for held, _, _ in waiting or ():
@@ -148,8 +171,9 @@ def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
             first += labels.num_rows
             yield Delivery(kind="label", format="coco", labels=labels)
             continue
+        file.seek(start)
         try:
-            annotations, more = _decode_list(slice_, path)
+            annotations, more = _decode_list(b"[" + file.read(length) + b"]", path)
         except UnreadableError as error:
             raise _NotInPartsError from error
         labels = around.rows(annotations, more, path, first=first)
@@ -165,23 +189,6 @@ def _parts(file: BinaryIO, found: Scan, path: str) -> Iterator[Delivery]:
         _refuse_without_boxes(waiting[0][1], waiting[0][2], path)
     mentions, categories = around.tables(only_listed=False)
     yield Delivery(kind="label", format="coco", mentions=mentions, categories=categories)
-
-
-def _columns_ahead(file: BinaryIO, found: Scan) -> Iterator[tuple[bytes, PlainColumns | None]]:
-    """The slices with their columns, where they are plain; the next ones are worked on meanwhile."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        under_way: deque[tuple[bytes, Future[PlainColumns | None]]] = deque()
-        for start, length, count in found.slices:
-            file.seek(start)
-            slice_ = b"[" + file.read(length) + b"]"
-            under_way.append((slice_, pool.submit(plain_columns, slice_, count)))
-            del slice_
-            if len(under_way) > _THREADS:
-                text, columns = under_way.popleft()
-                yield text, columns.result()
-        while under_way:
-            text, columns = under_way.popleft()
-            yield text, columns.result()
 
 
 def _read_file(json: bytes, path: str) -> Delivery:

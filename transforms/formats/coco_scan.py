@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -45,12 +46,20 @@ class Scan:
     slices: tuple[tuple[int, int, int], ...]
 
 
-def scan(file: BinaryIO, *, slice_bytes: int = SLICE_BYTES) -> Scan:
-    """Cut the annotations of a COCO file, from its start; raises :class:`ScanError` where that fails."""
+def scan(
+    file: BinaryIO,
+    *,
+    slice_bytes: int = SLICE_BYTES,
+    seen: Callable[[bytes, int], None] = lambda _text, _count: None,
+) -> Scan:
+    """Cut the annotations of a COCO file, from its start; raises :class:`ScanError` where that fails.
+
+    ``seen`` gets every slice as it is found, as a JSON list, with the number of its annotations.
+    """
     window = _Window(file, slice_bytes)
     start = window.skip_space(len(codecs.BOM_UTF8) if window.starts_with(codecs.BOM_UTF8) else 0)
     if window.byte(start) == b"[":
-        slices, end = _cut(window, start + 1, slice_bytes)
+        slices, end = _cut(window, start + 1, slice_bytes, seen)
         if window.byte(window.skip_space(end)):
             raise ScanError("something after the list")
         return Scan(None, slices)
@@ -60,7 +69,7 @@ def scan(file: BinaryIO, *, slice_bytes: int = SLICE_BYTES) -> Scan:
         if not window.more():
             return Scan(bytes(window.buffer[start:]), ())
     head = bytes(window.buffer[start : found.end() - 1])
-    slices, end = _cut(window, found.end(), slice_bytes)
+    slices, end = _cut(window, found.end(), slice_bytes, seen)
     window.forget(end)
     while window.more():
         pass
@@ -122,7 +131,9 @@ class _Window:
         return place + self._base
 
 
-def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int, int], ...], int]:
+def _cut(
+    window: _Window, start: int, size: int, seen: Callable[[bytes, int], None]
+) -> tuple[tuple[tuple[int, int, int], ...], int]:
     """Slices of the elements of a list that begins at ``start``, and the place after its bracket."""
     slices: list[tuple[int, int, int]] = []
     position = window.skip_space(start)
@@ -132,15 +143,16 @@ def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int, 
     while True:
         window.forget(position)
         whole = window.at_least(position, wanted)
-        cut = (_quick if whole else _last)(window.buffer) or _exact(window.buffer)
-        end, count, closed = cut
-        if not end:
+        text, count, closed = (_quick if whole else _last)(window.buffer) or _exact(window.buffer)
+        if not count:
             if not whole:
                 raise ScanError("the list has no end")
             # One annotation that is larger than a slice.
             wanted *= 2
             continue
         wanted = size
+        seen(text, count)
+        end = len(text) - 2
         slices.append((position, end, count))
         position = window.skip_space(position + end)
         if window.byte(position) != (b"]" if closed else b","):
@@ -150,8 +162,8 @@ def _cut(window: _Window, start: int, size: int) -> tuple[tuple[tuple[int, int, 
             return tuple(slices), position
 
 
-def _quick(buffer: bytearray) -> tuple[int, int, bool] | None:
-    """The end of the last whole element before one that begins as the first does, and how many end there."""
+def _quick(buffer: bytearray) -> tuple[bytes, int, bool] | None:
+    """The list of all whole elements before one that begins as the first does, and how many there are."""
     opener = _OPENER.match(buffer)
     if opener is None:
         return None
@@ -159,32 +171,38 @@ def _quick(buffer: bytearray) -> tuple[int, int, bool] | None:
     end = buffer.rfind(b"}", 0, last) + 1
     if last <= 0 or buffer[end:last].strip() != b",":
         return None
-    count = _elements_in(buffer, end)
-    return (end, count, False) if count else None
+    text = _list_of(buffer, end)
+    count = _elements_in(text)
+    return (text, count, False) if count else None
 
 
-def _last(buffer: bytearray) -> tuple[int, int, bool] | None:
-    """The end of the list, tried where an object and a list end together."""
+def _last(buffer: bytearray) -> tuple[bytes, int, bool] | None:
+    """The rest of the list, whose end is tried where an object and a list end together."""
     for found, _ in zip(_LIST_END.finditer(buffer), range(_MOST_TRIED), strict=False):
-        end = found.start() + 1
-        if count := _elements_in(buffer, end):
-            return end, count, True
+        text = _list_of(buffer, found.start() + 1)
+        if count := _elements_in(text):
+            return text, count, True
     return None
 
 
-def _elements_in(buffer: bytearray, end: int) -> int:
-    """How many elements there are up to ``end``; 0 where that is within one.
+def _list_of(buffer: bytearray, end: int) -> bytes:
+    with memoryview(buffer) as signs:
+        return b"".join((b"[", signs[:end], b"]"))
+
+
+def _elements_in(text: bytes) -> int:
+    """How many elements a list has; 0 where its end is within one.
 
     A text between brackets that is a list of values ends where a value ends, so trying is a proof.
     """
     try:
-        return len(_elements.decode(b"[" + buffer[:end] + b"]"))
+        return len(_elements.decode(text))
     except (msgspec.DecodeError, RecursionError, ValueError):
         return 0
 
 
-def _exact(buffer: bytearray) -> tuple[int, int, bool]:
-    """The end of the last whole element, bracket by bracket, and whether the list ends after it."""
+def _exact(buffer: bytearray) -> tuple[bytes, int, bool]:
+    """The list of all whole elements, bracket by bracket, how many, and whether the list ends after them."""
     depth = end = count = 0
     for token in _TOKEN.finditer(buffer):
         kind = token.group()
@@ -195,8 +213,8 @@ def _exact(buffer: bytearray) -> tuple[int, int, bool]:
         elif kind in _CLOSING:
             depth -= 1
             if depth < 0:
-                return end, count, True
+                return _list_of(buffer, end), count, True
             if depth == 0:
                 end = token.end()
                 count += 1
-    return end, count, False
+    return _list_of(buffer, end), count, False
