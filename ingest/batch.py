@@ -11,7 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
+from operator import attrgetter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,6 +68,13 @@ class Batch:
     events: tuple[Event, ...]
     planned_at: datetime
     lane: str = LANE
+
+    @cached_property
+    def events_value(self) -> pa.Array:
+        """All events as the one value of a row of ``batches``."""
+        columns = [pa.array(list(map(attrgetter(f.name), self.events)), f.type) for f in schemas.EVENT]
+        structs = pa.StructArray.from_arrays(columns, fields=list(schemas.EVENT))
+        return pa.ListArray.from_arrays(pa.array([0, len(self.events)], pa.int32()), structs)
 
 
 class Committer:
@@ -266,8 +274,8 @@ def _objects(batch: Batch, ended: Sequence[Outcome]) -> pa.Table:
     events = [outcome.event for outcome in ended]
     always = {"lane": batch.lane, "batch": batch.number, "seen_at": datetime.now(UTC)}
     columns = {
-        **{name: [getattr(event, name) for event in events] for name in _OF_EVENT},
-        **{name: [getattr(outcome, name) for outcome in ended] for name in _OF_OUTCOME},
+        **{name: list(map(attrgetter(name), events)) for name in _OF_EVENT},
+        **{name: list(map(attrgetter(name), ended)) for name in _OF_OUTCOME},
     }
     return pa.table(
         [
@@ -285,7 +293,7 @@ def _row(batch: Batch, done_at: datetime | None, counts: Counts | None) -> pa.Ta
         "lane": batch.lane,
         "number": batch.number,
         "state": "planned" if done_at is None else "done",
-        "events": _events(batch.events),
+        "events": batch.events_value,
         "planned_at": batch.planned_at,
         "done_at": done_at,
         **(vars(counts) if counts else {}),
@@ -294,13 +302,6 @@ def _row(batch: Batch, done_at: datetime | None, counts: Counts | None) -> pa.Ta
         [row[f.name] if f.name == "events" else pa.array([row.get(f.name)], f.type) for f in schemas.BATCHES],
         schema=schemas.BATCHES,
     )
-
-
-def _events(events: Sequence[Event]) -> pa.Array:
-    """All events as the one value of a row."""
-    columns = [pa.array([getattr(event, f.name) for event in events], f.type) for f in schemas.EVENT]
-    structs = pa.StructArray.from_arrays(columns, fields=list(schemas.EVENT))
-    return pa.ListArray.from_arrays(pa.array([0, len(events)], pa.int32()), structs)
 
 
 def _batch_of(row: dict[str, object]) -> Batch:

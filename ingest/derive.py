@@ -88,7 +88,8 @@ def derive(
     """
     replaced, stems = touched.sources, touched.stems
     stored = _Stored(commit, replaced)
-    prefixes = {event.dataset: rule.prefix_of(event) for event in events}
+    # One event tells for its data set.
+    prefixes = {name: rule.prefix_of(event) for name, event in {e.dataset: e for e in events}.items()}
 
     categories = _frame(stored.categories(parsed.categories))
 
@@ -163,10 +164,7 @@ class _Stored:
         """The stems of stored rows that come from replaced keys, or that fulfil ``where``."""
         among = [(owner, self.replaced)] if where is None else []
         rows = self._commit.read(name, columns=["dataset", "stem"], where=where, among=among)
-        stems: Stems = defaultdict(set)
-        for dataset, stem in zip(rows["dataset"].to_pylist(), rows["stem"].to_pylist(), strict=True):
-            stems[dataset].add(stem)
-        return stems
+        return _stems_in(rows)
 
     def named_by_number(self, datasets: Sequence[str]) -> Stems:
         """The groups whose labels have only a class number."""
@@ -188,13 +186,20 @@ def _touched(stored: _Stored, parsed: Parsed, events: Sequence[Event]) -> Stems:
         replay = event.action == "replay"
         stems[event.dataset].add(event.key if replay else stem_of(without_extension(event.key)))
     for table in (parsed.images, parsed.mentions):
-        for dataset, stem in zip(table["dataset"].to_pylist(), table["stem"].to_pylist(), strict=True):
-            stems[dataset].add(stem)
+        _add(stems, _stems_in(table))
     _add(stems, stored.stems_of("mentions", "source"))
     classes = set(parsed.categories["dataset"].to_pylist()) | stored.class_lists_replaced()
     if classes:
         _add(stems, stored.named_by_number(sorted(classes)))
     return dict(stems)
+
+
+def _stems_in(rows: pa.Table) -> Stems:
+    different = rows.select(["dataset", "stem"]).group_by(["dataset", "stem"]).aggregate([])
+    stems: Stems = defaultdict(set)
+    for dataset, stem in zip(different["dataset"].to_pylist(), different["stem"].to_pylist(), strict=True):
+        stems[dataset].add(stem)
+    return stems
 
 
 def _add(stems: Stems, more: Stems) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from storage.s3_objects import S3Objects
 # Names that writers use while a file is not complete yet, and what desktops leave behind.
 _NOT_OBJECTS = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
 _MAX_KEY_BYTES = 1024  # S3's own limit
+# Nothing speaks against most names, and that is seen at once.
+_USUAL_KEY = re.compile(r"(?:(?!__MACOSX/)[A-Za-z0-9_-]+/)*+[A-Za-z0-9_-]++\.(?:jpg|jpeg|png|txt|xml|json)")
 
 
 class ObjectInfo(NamedTuple):
@@ -301,6 +304,8 @@ class ObjectStore:
 
 def is_object_key(key: str) -> bool:
     """Whether a key can be a delivered object: not hidden, not half-written, not absurd."""
+    if _USUAL_KEY.fullmatch(key) and len(key) <= _MAX_KEY_BYTES:
+        return True
     if not key or refused_because(key):
         return False
     parts = key.split("/")

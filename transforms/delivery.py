@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -68,5 +69,11 @@ def route_of(ref: str) -> str:
 
     ``training/image_2/000010`` and ``training/label_2/000010`` both give ``training/000010``.
     """
-    *folders, last = ref.split("/")
-    return "/".join([*(part for part in folders if not _ROLE_FOLDER.fullmatch(part)), last])
+    folders, slash, last = ref.rpartition("/")
+    return "/".join([*_telling(folders), last]) if slash else last
+
+
+@lru_cache(maxsize=10_000)
+def _telling(folders: str) -> tuple[str, ...]:
+    """The parts of a path of folders that tell samples apart: thousands of samples share one."""
+    return tuple(part for part in folders.split("/") if not _ROLE_FOLDER.fullmatch(part))

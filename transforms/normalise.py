@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 import polars as pl
@@ -201,7 +202,9 @@ def _splits(images: pl.DataFrame, lists: pl.DataFrame) -> tuple[pl.DataFrame, pl
         "several_splits",
         pl.format("listed in {}", pl.col("__all").list.join(", ")),
     )
-    folders = pl.Series("__folder", [_split_of_folders(sample) for sample in images["sample"]], pl.String)
+    folders = pl.Series(
+        "__folder", [_split_of_folders(sample.rpartition("/")[0]) for sample in images["sample"]], pl.String
+    )
     filled = (
         images.with_columns(folders)
         .join(named.select("dataset", "sample", "split"), on=["dataset", "sample"], how="left")
@@ -211,8 +214,9 @@ def _splits(images: pl.DataFrame, lists: pl.DataFrame) -> tuple[pl.DataFrame, pl
     return filled, remarks
 
 
-def _split_of_folders(sample: str) -> str | None:
-    for folder in sample.split("/")[:-1]:
+@lru_cache(maxsize=10_000)
+def _split_of_folders(folders: str) -> str | None:
+    for folder in folders.split("/"):
         if found := _SPLIT_FOLDER.fullmatch(folder):
             name = found.group(1).lower()
             return _SPLIT_NAMES.get(name, name)
