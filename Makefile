@@ -36,9 +36,11 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# Masks learnt from boxes, trained in full: some ten minutes on two quiet cores.
+# Masks learnt from boxes, trained in full, and what a network learns from them: some twenty minutes on two
+# quiet cores. A training that was cut off goes on with KEEP, a folder for its checkpoints.
 bench-mal: $(READY)
-	$(BIN)/python -m benchmarks.mal_masks
+	keep=$(or $(KEEP),$$(mktemp -d)) && $(BIN)/python -m benchmarks.mal_masks --keep $$keep && \
+	  $(BIN)/python -m benchmarks.mal_retention --keep $$keep
 	$(BIN)/python -m benchmarks crf mask_throughput
 
 # Kills, faults and random changes, and then the tables against the bucket: about an hour at this size.
