@@ -12,11 +12,13 @@ from ingest.batch import Batch, Committer, Counts
 from ingest.events import DatasetRule, Event, work_order
 from ingest.ledger import Comparison
 from storage.object_store import ObjectInfo, ObjectStore, is_object_key, refused_because
+from transforms.formats.refs import is_image_name
 
 log = logging.getLogger(__name__)
 
 _ROUNDS = 3
 _PIECE = 20_000
+_MOST_BYTES = 500_000_000
 _MOST_HELD = 100_000
 _LOOKERS = 16
 _MOST_REFUSALS_SAID = 20
@@ -42,7 +44,7 @@ def reconcile(
     rule: DatasetRule,
     *,
     prefix: str = "",
-    batch_objects: int = 5_000,
+    batch_objects: int = 20_000,
     on_plan: Callable[[int], None] = lambda _events: None,
     on_batch: Callable[[Batch, Counts, int], None] = lambda _batch, _counts, _left: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -124,8 +126,21 @@ def look(store: ObjectStore, keys: Iterable[str]) -> list[tuple[str, ObjectInfo 
 
 
 def cut(events: Sequence[Event], batch_objects: int) -> list[list[Event]]:
-    """Cut events into batches of at most ``batch_objects``."""
-    return [list(events[i : i + batch_objects]) for i in range(0, len(events), batch_objects)]
+    """Cut events into batches of at most ``batch_objects``, and of so many bytes as fit into memory.
+
+    Of images only the headers count, which are nothing; of all other files there may be 500 MB in a batch,
+    or one file that is larger.
+    """
+    batches: list[list[Event]] = []
+    size = 0
+    for event in events:
+        weight = 0 if is_image_name(event.key) else event.size_bytes
+        if not batches or len(batches[-1]) >= batch_objects or (size and size + weight > _MOST_BYTES):
+            batches.append([])
+            size = 0
+        batches[-1].append(event)
+        size += weight
+    return batches
 
 
 def _news(

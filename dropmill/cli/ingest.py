@@ -53,7 +53,7 @@ from storage.object_store import ObjectStore
 )
 @click.option(
     "--batch-objects",
-    default=5_000,
+    default=20_000,
     show_default=True,
     type=click.IntRange(1, 100_000),
     help="Objects that are committed together.",

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ingest.batch import Committer, Counts
-from ingest.events import DatasetRule
+from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, parse_objects
-from ingest.reconcile import reconcile
+from ingest.reconcile import cut, reconcile
 from storage.errors import StoreError
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
@@ -135,6 +135,23 @@ def test_small_batches_give_the_same_tables_as_one_large(new_mill: NewMill) -> N
         mill.ingest()
         said.append(mill.tables())
     assert said[0] == said[1] == said[2]
+
+
+def test_batches_are_bounded_by_number_and_by_the_bytes_of_what_is_read_whole() -> None:
+    def event(key: str, size_bytes: int) -> Event:
+        return Event(action="put", key=key, version="1", size_bytes=size_bytes, dataset="d")
+
+    pictures = [event(f"{n}.jpg", 400_000_000) for n in range(5)]
+    assert [len(batch) for batch in cut(pictures, 2)] == [2, 2, 1]
+    assert [len(batch) for batch in cut(pictures, 9)] == [5]
+    texts = [event(f"{n}.json", size) for n, size in enumerate([300_000_000, 300_000_000, 9_000_000_000, 1])]
+    assert [[e.key for e in batch] for batch in cut([*texts, *pictures], 100)] == [
+        ["0.json"],
+        ["1.json"],
+        ["2.json"],
+        ["3.json", *(picture.key for picture in pictures)],
+    ]
+    assert cut([], 3) == []
 
 
 def test_a_label_waits_for_its_image_and_says_so(mill: Mill) -> None:
