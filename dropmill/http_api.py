@@ -16,7 +16,8 @@ from fastapi.responses import JSONResponse
 
 from dropmill.commands import Command, Commands
 from dropmill.metrics import Health, Metrics
-from dropmill.page.app import Page, add_page
+from dropmill.page.app import add_page
+from dropmill.page.behind import Page
 from dropmill.page.security import PageGuard, is_loopback
 from ingest.sources.webhook import NotProvenError, Webhook
 from storage.errors import ConfigError, StoreError, UnreadableError

@@ -15,7 +15,7 @@ from dropmill.config import Config
 from dropmill.http_api import HttpSide, check_binding, make_app
 from dropmill.maintenance import maintain
 from dropmill.metrics import Health, Metrics
-from dropmill.page.app import Page, make_page
+from dropmill.page.behind import Page, make_page
 from dropmill.sources import Sources, open_sources
 from ingest.batch import Batch, Committer, Counts
 from ingest.jobs import Jobs

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import uvicorn
 
-from dropmill.page.app import make_page, page_app
+from dropmill.page.app import page_app
+from dropmill.page.behind import make_page
 from dropmill.page.security import is_loopback
 from dropmill.source_config import AccessConfig
 from storage.lake import Lake

@@ -20,6 +20,12 @@ class Refusal(Answer):
     error: str
 
 
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "Asked in a way that cannot be answered"},
+    503: {"model": Refusal, "description": "The lake is not there, or busy; later it may be"},
+}
+
+
 class Now(Answer):
     """What may have changed since the last look."""
 

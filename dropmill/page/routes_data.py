@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Response
 
-from dropmill.page.answers import Datasets, Found, Now, Refusal, Sample, Samples, Tables
+from dropmill.page.answers import REFUSALS, Datasets, Found, Now, Refusal, Sample, Samples, Tables
 from dropmill.page.answers import Query as Asked
 from dropmill.page.gallery import NO_SPLIT, Filters, image_row, key_of, page_of, sample_of
 from dropmill.page.thumbnails import SIZES
 
 if TYPE_CHECKING:
-    from dropmill.page.app import Page
+    from dropmill.page.behind import Page
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "Asked in a way that cannot be answered"},
-    503: {"model": Refusal, "description": "The lake is not there, or busy; later it may be"},
-}
 _NOT_THERE: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "There is none"}}
 _Text = Annotated[str, Query(min_length=1, max_length=1_100)]
 _Wanted = Annotated[str | None, Query(max_length=1_100)]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from dropmill.commands import Command
-from dropmill.page.answers import Refusal
+from dropmill.page.answers import REFUSALS, Refusal
 from dropmill.page.answers_work import (
     Accepted,
     Batches,
@@ -20,10 +20,9 @@ from dropmill.page.answers_work import (
     Runs,
     WhichKeys,
 )
-from dropmill.page.routes_data import REFUSALS
 
 if TYPE_CHECKING:
-    from dropmill.page.app import Page
+    from dropmill.page.behind import Page
 
 _bearer = HTTPBearer(auto_error=False, description="The service's token")
 _Shown = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from dropmill.commands import Commands
-from dropmill.page.app import Page, make_page, page_app
+from dropmill.page.app import page_app
+from dropmill.page.behind import Page, make_page
 from dropmill.page.gallery import Filters, key_of, page_of
 from dropmill.page.open_lake import OpenLake
 from ingest.derive import Settings

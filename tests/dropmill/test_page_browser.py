@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from dropmill.commands import Commands
-from dropmill.page.app import make_page, page_app
+from dropmill.page.app import page_app
+from dropmill.page.behind import make_page
 from tests.dropmill.browser import Browser
 from tests.dropmill.page_lake import HOSTILE_CLASS, HOSTILE_KEY, make_lake
 

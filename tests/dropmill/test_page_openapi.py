@@ -14,7 +14,8 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import missing_required_header, positive_data_acceptance
 
 from dropmill.commands import Commands
-from dropmill.page.app import make_page, page_app
+from dropmill.page.app import page_app
+from dropmill.page.behind import make_page
 from tests.dropmill.page_lake import make_lake
 
 pytestmark = pytest.mark.slow
