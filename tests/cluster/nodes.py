@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -120,7 +121,7 @@ class Cluster:
         agent_http, agent_grpc, metrics, runtime_env = free_ports(4)
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--block",
-            "--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats",
+            "--object-store-memory", str(_STORE_BYTES), "--include-log-monitor", "False",
             # Its default is the same number for every node, and an agent without its port takes no jobs.
             "--dashboard-agent-listen-port", str(agent_http), "--dashboard-agent-grpc-port", str(agent_grpc),
             "--metrics-export-port", str(metrics), "--runtime-env-agent-port", str(runtime_env),
@@ -153,11 +154,12 @@ def cluster(environment: Mapping[str, str], workers: int, cpus: int) -> Iterator
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at now."""
-    with_ports = [socket.socket() for _ in range(count)]
-    for one in with_ports:
-        one.bind(("", 0))
-    ports = [int(one.getsockname()[1]) for one in with_ports]
-    for one in with_ports:
-        one.close()
-    return ports
+    """Ports that nobody listens at, below those that systems give to outgoing connections."""
+    found: list[int] = []
+    for port in random.sample(range(24_000, 32_000), 500):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"{count} ports are needed, {len(found)} are free")
