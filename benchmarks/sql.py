@@ -75,10 +75,12 @@ def main() -> None:
     parser.add_argument("--annotations", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only-duckdb", action="store_true", help="Leave out polars and DataFusion.")
+    parser.add_argument("--keep", type=Path, help="Where the lake is kept; one that is there is asked again.")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="dropmill-sql-"))
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="dropmill-sql-"))
     try:
-        fill(Lake.create(folder), arguments.annotations)
+        if not (folder / "tables").exists():
+            fill(Lake.create(folder), arguments.annotations)
         rows = []
         for name, query in QUESTIONS.items():
             ours, duck = _in_turns(folder, query, arguments.repeats)
@@ -94,15 +96,19 @@ def main() -> None:
                     row[f"{engine}, s"] = _apart(ask, folder, _IN_OTHER_WORDS.get((engine, name), query))
             rows.append(row)
             print(row, flush=True)
-        files = Lake.open(folder).table("annotations").file_uris()
+        actions = pa.table(Lake.open(folder).table("annotations").get_add_actions(flatten=True))
         record(
             "sql",
             rows,
             packages=["duckdb", "deltalake", "polars", "pyarrow"],
-            notes={"annotations": arguments.annotations, "files_of_annotations": len(files)},
+            notes={
+                "annotations": sum(actions["num_records"].to_pylist()),
+                "files_of_annotations": actions.num_rows,
+            },
         )
     finally:
-        shutil.rmtree(folder)
+        if not arguments.keep:
+            shutil.rmtree(folder)
 
 
 def fill(lake: Lake, annotations: int) -> None:
