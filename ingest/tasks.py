@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, Outcome, Parsed, merge, parse_objects
-from storage.errors import ConfigError
+from storage.errors import ConfigError, JobError
 from storage.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,13 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
                     _node_ip_address="127.0.0.1",
                     **options,
                 )
-    except (ConnectionError, RayError, ValueError) as error:
-        raise ConfigError(f"ray: cannot reach a cluster at {address or 'local'}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"ray: {address or 'local'} is no address of a cluster: {error}") from error
+    except Exception as error:
+        # Ray raises plain ones as well, where a node has not started in time. It is no bad input: a step that
+        # meets a cluster in trouble is to be tried again.
+        where = f"reach the cluster at {address}" if address else "start a cluster on this machine"
+        raise JobError(f"ray: cannot {where}: {error}") from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
