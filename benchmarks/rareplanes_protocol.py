@@ -76,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", help="of the backbone; those of EfficientNet-Lite0 come from a package")
     parser.add_argument("--layers", type=int, default=18, help="of a resnet")
     parser.add_argument("--epochs", type=int, help="of the training on all real data; the others follow")
+    parser.add_argument("--retrain-epochs", type=int, help="of the pruned model (else twice as many)")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--amp", action="store_true", help="mixed precision: on a GPU, and for resnet")
     parser.add_argument("--rate", type=float, default=2e-3, help="the largest learning rate")
@@ -89,6 +90,7 @@ def _options() -> argparse.Namespace:
     for name, value in (large if found.full else small).items():
         if getattr(found, name) is None:
             setattr(found, name, value)
+    found.retrain_epochs = found.retrain_epochs or 2 * found.epochs
     if found.weights is None and found.arch == "efficientnet_lite0":
         found.weights = _packaged_weights()
     return found
@@ -121,7 +123,7 @@ def _run(options: argparse.Namespace, folder: Path) -> list[_Row]:
         "pruned (from all real data)", pruned, spec, lambda: _prune_to(full, pruned, options.left).ratio
     )
     left = row["left"]
-    again = _plain(_from(spec, pruned, load_graph=True))
+    again = _plain(_from(_spec(options, options.retrain_epochs), pruned, load_graph=True))
     retrained = stages.train("retrained", again, train, left=left)
     short = _plain(_from(_spec(options, quick, rate=options.rate / 4), retrained, load_graph=True))
     short = replace(short, training_config=replace(short.training_config, enable_qat=True))
