@@ -8,7 +8,7 @@ from dropmill.augmented import augment_lake
 from dropmill.lake_samples import read_samples
 from dropmill.masks_config import MasksConfig
 from dropmill.masks_stage import mask_lake
-from dropmill.pipelines.learning import ids_of
+from dropmill.pipelines.step_data import ids_of
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import AugmentConfig
 from storage.lake import Snapshot

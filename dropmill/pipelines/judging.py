@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dropmill.lake_samples import read_samples
-from dropmill.pipelines.learning import ids_of
+from dropmill.pipelines.step_data import ids_of
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import EvaluateConfig, PromoteConfig
 from storage import schemas

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dropmill.follow import Follow
-from dropmill.lake_samples import LakeSamples, read_lake_shards, read_samples
+from dropmill.lake_samples import LakeSamples
+from dropmill.pipelines.gpus import gpus_of_cluster
 from dropmill.pipelines.kept_folder import kept
+from dropmill.pipelines.step_data import Data, ids_of, read_data
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import QuantiseConfig, RetrainConfig, TrainConfig
 from storage.errors import ConfigError
@@ -27,21 +28,9 @@ from training.detectnet_v2.spec import (
     load_spec,
     spec_text,
 )
-from training.samples import Sample, split_samples, without
-
-log = logging.getLogger(__name__)
+from training.samples import Sample
 
 _LONGEST_SIDE = 960  # pixels of the network's input that is chosen for sets of larger images
-
-
-@dataclass(frozen=True)
-class Data:
-    """The samples of a run: ``train`` may be augmented, ``val`` and ``test`` never are."""
-
-    read: LakeSamples
-    train: list[Sample]
-    val: list[Sample]
-    test: list[Sample]
 
 
 def train(run: StepRun) -> None:
@@ -74,26 +63,6 @@ def train_for_int8(run: StepRun, config: QuantiseConfig) -> None:
     spec = _again(run, config)
     training = replace(spec.training_config, enable_qat=True)
     _learn(run, replace(spec, training_config=training), read_data(run, config.seed), workers=config.workers)
-
-
-def read_data(run: StepRun, seed: int) -> Data:
-    """The samples of the pinned snapshot; those to learn from are of the execution's shards, if any."""
-    read = read_samples(run.lake, run.dataset, run.snapshot)
-    if read.moved:
-        log.warning("images have moved since the snapshot", extra={"images": len(read.moved)})
-    train, val = split_samples(read.samples, seed=seed)
-    test = [sample for sample in read.samples if sample.split == "test"]
-    shards = run.input("shards")
-    if shards is not None:
-        found = read_lake_shards(run.lake, run.dataset, shards.name)
-        train = without(found.samples, [*val, *test])
-    run.metrics |= {"train_images": len(train), "val_images": len(val), "moved_images": len(read.moved)}
-    return Data(read, train, val, test)
-
-
-def ids_of(samples: Sequence[Sample]) -> list[str]:
-    """The images of the lake that are in samples, augmented or not."""
-    return sorted({name for sample in samples for name in (sample.made_from or (sample.id,))})
 
 
 def input_size(samples: Sequence[Sample]) -> tuple[int, int]:
@@ -215,17 +184,3 @@ def _fit(spec: TrainSpec, data: Data, folder: Path, *, workers: int) -> tuple[di
     )
     best = trained.checkpoint_dir / "best.pt"
     return dict(trained.metrics), best if best.is_file() else trained.checkpoint_dir / "model.pt"
-
-
-def gpus_of_cluster() -> float:
-    """GPUs of the cluster whose job this is; 0 where this is no job."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        return 0
-    import ray
-
-    from ingest.tasks import start_ray
-
-    start_ray(address)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0)

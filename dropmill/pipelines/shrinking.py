@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropmill import __version__
-from dropmill.pipelines.learning import about, ids_of, read_data, train_for_int8
+from dropmill.pipelines.learning import about, train_for_int8
+from dropmill.pipelines.step_data import ids_of, read_data
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import ExportConfig, PruneConfig, QuantiseConfig
 from storage.errors import ExportError

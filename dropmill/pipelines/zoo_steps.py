@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dropmill import __version__
-from dropmill.pipelines.learning import Data, gpus_of_cluster, ids_of, read_data
+from dropmill.pipelines.gpus import gpus_of_cluster
+from dropmill.pipelines.step_data import Data, ids_of, read_data
 from dropmill.pipelines.step_run import StepRun
 from dropmill.pipelines.steps_config import ExportConfig, TrainConfig
 from training.evaluation import Evaluation
