@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +29,7 @@ _OBJECTS_A_TASK = 64
 _BYTES_A_TASK = 256_000_000
 _TRIES_ALONE = 2
 _WARM_S = 1.0
+_LONGEST_TMPDIR = 30  # characters: the names of sockets below it must not exceed 107
 
 
 def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: bool = False) -> str | None:
@@ -47,7 +52,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
         if address and address != "local":
             context = ray.init(address=address, **options)
         else:
-            with _any_agent_port():
+            with _apart_from_other_clusters() as folder:
                 context = ray.init(
                     address="local",
                     num_cpus=num_cpus or os.cpu_count() or 1,
@@ -55,8 +60,11 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
                     dashboard_host="127.0.0.1",
                     # Without a cluster nothing outside this machine has any business with Ray's ports.
                     _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
                     **options,
                 )
+                # `ray start` says it there. Without, a job joins whichever cluster it finds on the machine.
+                Path(folder, "ray_current_cluster").write_text(ray.get_runtime_context().gcs_address)
     except ValueError as error:
         raise ConfigError(f"ray: {address or 'local'} is no address of a cluster: {error}") from error
     except Exception as error:
@@ -68,19 +76,29 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
 
 
 @contextmanager
-def _any_agent_port() -> Iterator[None]:
-    """Let the agent of a cluster that is started here listen where there is room.
+def _apart_from_other_clusters() -> Iterator[str]:
+    """Let a cluster that is started here take jobs whatever other clusters are on the machine; its folder.
 
-    Jobs are taken by the agent, on port 52365 whatever else is on the machine: beside another cluster's agent
-    it goes without, and no job ever starts. ``ray start`` has an option for the port, ``ray.init`` has none
-    (ray issue 14763), so what it starts a node with is given another default.
+    Jobs are taken by a node's agent, on port 52365: beside another cluster's agent it goes without, and no
+    job ever starts. ``ray start`` has an option for the port, ``ray.init`` has none (ray issue 14763), so
+    what it starts a node with is given another default. And jobs look for the address of their cluster in a
+    folder that all clusters of a machine share; so each has a folder of its own.
     """
-    given = parameter.RayParams
+    given, before = parameter.RayParams, os.environ.get("RAY_TMPDIR")
+    base = before or tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="ray-", dir=base if len(base) <= _LONGEST_TMPDIR else "/tmp")  # noqa: S108
+    # Ahead of Ray's own, so that it is called after that.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     parameter.RayParams = functools.partial(given, dashboard_agent_listen_port=0)  # type: ignore[misc, assignment]
+    os.environ["RAY_TMPDIR"] = folder  # for the cluster's processes
     try:
-        yield
+        yield str(Path(folder) / "ray")
     finally:
         parameter.RayParams = given  # type: ignore[misc]
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
 
 
 class RayParser:

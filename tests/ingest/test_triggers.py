@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import pytest
 import ray
@@ -22,20 +22,24 @@ from tests.ingest.mill import KITTI_CAR, Mill, picture
 pytestmark = pytest.mark.slow
 
 
-_AGENT_PORT = 52365  # where Ray's agents listen if nothing else is said
+_OTHER = "import ray; ray.init(address='local', num_cpus=1, logging_level='ERROR'); print('up'); input()"
 
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Jobs]:
-    with socket.socket() as other:
-        # Another cluster's agent is on this machine, or what looks like one.
-        with suppress(OSError):
-            other.bind(("127.0.0.1", _AGENT_PORT))
-            other.listen()
+    # Another cluster is on the machine, and its agent has the port of all agents.
+    other = subprocess.Popen(
+        [sys.executable, "-u", "-c", _OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout
+        assert other.stdout.readline().strip() == b"up"
         address = start_ray(num_cpus=2, jobs=True)
         assert address
         yield Jobs(address, runtime_env={"env_vars": {"DROPMILL_SAID": "hello from the configuration"}})
         ray.shutdown()
+    finally:
+        other.communicate(b"end\n")
 
 
 def wait_for(so: Callable[[], bool]) -> None:
@@ -48,14 +52,16 @@ def wait_for(so: Callable[[], bool]) -> None:
 def test_a_job_starts_once_gets_its_environment_and_says_how_it_ended(jobs: Jobs) -> None:
     assert jobs.state("said") is JobState.UNKNOWN
     # A cluster that has just been started takes jobs after a while.
-    wait_for(lambda: jobs.submit("said", ["sh", "-c", "echo $DROPMILL_SAID"], resources={"cpus": 1}))
+    said = "echo $DROPMILL_SAID; echo at $RAY_ADDRESS."
+    wait_for(lambda: jobs.submit("said", ["sh", "-c", said], resources={"cpus": 1}))
     assert jobs.submit("said", ["echo", "twice"]) is False
     assert jobs.submit("dies", ["sh", "-c", "echo dropmill: too bad; exit 1"])
     assert jobs.submit("refused", ["sh", "-c", "exit 2"])
     assert jobs.submit("stays", ["sleep", "600"])
     wait_for(lambda: jobs.state("said") is not JobState.ACTIVE)
     assert jobs.state("said") is JobState.SUCCEEDED
-    assert "hello from the configuration" in jobs.log("said")
+    wait_for(lambda: "hello from the configuration" in jobs.log("said"))
+    assert f"at {ray.get_runtime_context().gcs_address}." in jobs.log("said")
     assert "twice" not in jobs.log("said")
     wait_for(lambda: JobState.ACTIVE not in (jobs.state("dies"), jobs.state("refused")))
     assert (jobs.state("dies"), jobs.state("refused")) == (JobState.FAILED, JobState.REFUSED)
