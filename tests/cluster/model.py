@@ -85,7 +85,6 @@ class Story:
             self._access = options(url)
             self.proxy = Proxy(url)
             with cluster({**_ACCESS, **_SOON_DEAD}, workers=2, cpus=self.cpus) as self.cluster:
-                os.environ.update(self.cluster.token)
                 self._say(f"a head and two workers after {time.monotonic() - began:.0f} s")
                 with self._service():
                     self._drop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import shutil
 import socket
 import subprocess
@@ -69,10 +68,8 @@ class Cluster:
     def __init__(self, environment: Mapping[str, str]) -> None:
         # Short: Ray's sockets lie below it, and a socket's path has about 100 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="dm-"))
-        # Ray asks all comers for a token unless it is told not to; so does this one, as in production.
-        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24)}
         quick = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
-        self._environment = {**os.environ, **quick, **self.token, **environment}
+        self._environment = {**os.environ, **quick, **environment}
         self._started = 0
         self.gcs, client, dashboard = free_ports(3)
         self.address = ray.util.get_node_ip_address()
