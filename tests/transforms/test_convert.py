@@ -369,10 +369,10 @@ def test_a_pair_that_is_not_supported_is_an_error_and_no_pass(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["kitti.label_dir=/nowhere", "results_dir=/tmp/x"], "kitti.label_dir: /nowhere does not exist"),
-        (["data.input_format=COCO", "results_dir=/tmp/x"], "coco.ann_file: no value"),
-        (["kitti.label_dir=/tmp"], "results_dir: no value"),
-        (["data.input_format=KITI", "results_dir=/tmp/x"], "did you mean 'kitti'"),
+        (["kitti.label_dir=/nowhere", "results_dir=out"], "kitti.label_dir: /nowhere does not exist"),
+        (["data.input_format=COCO", "results_dir=out"], "coco.ann_file: no value"),
+        (["kitti.label_dir=."], "results_dir: no value"),
+        (["data.input_format=KITI", "results_dir=out"], "did you mean 'kitti'"),
     ],
 )
 def test_what_is_missing_is_named(words: list[str], message: str) -> None:

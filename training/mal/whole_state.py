@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from storage.errors import TrainingError
+
 _Key = TypeVar("_Key")
 _PIECE_BYTES = 64 << 20
 """Of one process. The first holds such a piece of each process at a time."""
@@ -124,7 +126,7 @@ def _gathered(piece: Mapping[_Key, DTensor]) -> dict[_Key, Tensor]:
 def _rows(tensor: DTensor, rank: int) -> tuple[int, int]:
     """The rows of a process: shares as large as the first one's as long as there are rows."""
     if tuple(tensor.placements) != (Shard(0),):
-        raise NotImplementedError(f"shares by {tensor.placements}; expected rows, over one dimension")
+        raise TrainingError(f"weights are shared out by {tensor.placements}; expected rows, over one dimension")
     each = -(-tensor.shape[0] // tensor.device_mesh.size())
     return min(rank * each, tensor.shape[0]), min((rank + 1) * each, tensor.shape[0])
 
