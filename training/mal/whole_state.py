@@ -126,7 +126,7 @@ def _gathered(piece: Mapping[_Key, DTensor]) -> dict[_Key, Tensor]:
 def _rows(tensor: DTensor, rank: int) -> tuple[int, int]:
     """The rows of a process: shares as large as the first one's as long as there are rows."""
     if tuple(tensor.placements) != (Shard(0),):
-        raise TrainingError(f"weights are shared out by {tensor.placements}; expected rows, over one dimension")
+        raise TrainingError(f"weights shared out by {tensor.placements}; expected rows, over one dimension")
     each = -(-tensor.shape[0] // tensor.device_mesh.size())
     return min(rank * each, tensor.shape[0]), min((rank + 1) * each, tensor.shape[0])
 
