@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,7 +66,9 @@ def _spread(
         return
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        from ingest.tasks import start_ray
+
+        start_ray(os.environ.get("RAY_ADDRESS"))
     try:
         gpus = settings.executor == "dali" and settings.device is not None
         # A share of the cores for each, and one over for what Ray Data does besides: actors that hold all

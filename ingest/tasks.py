@@ -29,6 +29,7 @@ _OBJECTS_A_TASK = 64
 _BYTES_A_TASK = 256_000_000
 _TRIES_ALONE = 2
 _WARM_S = 1.0
+_NOBODYS_PORT = 1
 _LONGEST_TMPDIR = 30  # characters: the names of sockets below it must not exceed 107
 
 
@@ -58,6 +59,9 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None, jobs: 
                     num_cpus=num_cpus or os.cpu_count() or 1,
                     include_dashboard=jobs,
                     dashboard_host="127.0.0.1",
+                    # Ray Train asks the dashboard's server whether its controller lives, also where there is
+                    # none: a stranger's server would say that it knows no such actor, and end the training.
+                    dashboard_port=None if jobs else _NOBODYS_PORT,
                     # Without a cluster nothing outside this machine has any business with Ray's ports.
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +25,15 @@ with suppress(ImportError):  # tests/gpu runs without it
     settings.load_profile("steady")
 
 _PROJECT = Path(__file__).resolve().parents[1]
+_ANOTHER_CLUSTER = """
+import ray
+from ray.util.state import list_nodes
+
+ray.init(address="local", num_cpus=1, include_dashboard=True, logging_level="ERROR")
+assert list_nodes(ray.get_runtime_context().gcs_address)
+print("up")
+input()
+"""
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +43,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set DROPMILL_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def another_cluster() -> Iterator[None]:
+    """A stranger's Ray cluster on this machine; its agent and its dashboard have Ray's usual ports."""
+    command = [sys.executable, "-u", "-c", _ANOTHER_CLUSTER]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout
+        assert other.stdout.readline().strip() == b"up"
+        yield
+    finally:
+        other.communicate(b"end\n")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A cluster of three CPUs in this process tree, as a command without an address starts one."""
+    ray = pytest.importorskip("ray")
+    from ingest.tasks import start_ray
+
+    start_ray(num_cpus=3)
+    yield
+    ray.shutdown()

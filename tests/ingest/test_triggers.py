@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,24 +20,12 @@ from tests.ingest.mill import KITTI_CAR, Mill, picture
 pytestmark = pytest.mark.slow
 
 
-_OTHER = "import ray; ray.init(address='local', num_cpus=1, logging_level='ERROR'); print('up'); input()"
-
-
 @pytest.fixture(scope="module")
-def jobs() -> Iterator[Jobs]:
-    # Another cluster is on the machine, and its agent has the port of all agents.
-    other = subprocess.Popen(
-        [sys.executable, "-u", "-c", _OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert other.stdout
-        assert other.stdout.readline().strip() == b"up"
-        address = start_ray(num_cpus=2, jobs=True)
-        assert address
-        yield Jobs(address, runtime_env={"env_vars": {"DROPMILL_SAID": "hello from the configuration"}})
-        ray.shutdown()
-    finally:
-        other.communicate(b"end\n")
+def jobs(another_cluster: None) -> Iterator[Jobs]:
+    address = start_ray(num_cpus=2, jobs=True)
+    assert address
+    yield Jobs(address, runtime_env={"env_vars": {"DROPMILL_SAID": "hello from the configuration"}})
+    ray.shutdown()
 
 
 def wait_for(so: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +22,6 @@ ray = pytest.importorskip("ray")
 pytest.importorskip("ray.train")
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -53,11 +45,29 @@ def spec_for(epochs: int) -> TrainSpec:
     return default_spec(["block"], 64, 64, epochs=epochs, batch_size=2, num_layers=10)
 
 
+def test_no_other_cluster_is_asked_whether_an_actor_lives(another_cluster: None, local_ray: None) -> None:
+    # It would say that there is none, and Ray Train takes that for the end of its controller.
+    asked = ray.remote(num_cpus=0)(_Asker).remote()
+    assert ray.get(asked.answer.remote()) == "nobody answers"
+
+
+class _Asker:
+    def answer(self) -> str:
+        from ray.util.state import get_actor
+        from ray.util.state.exception import RayStateApiException
+
+        try:
+            return str(get_actor(ray.get_runtime_context().get_actor_id(), timeout=10))
+        except RayStateApiException:
+            return "nobody answers"
+
+
 def test_two_workers_train_and_a_second_call_finds_the_work_done(
-    local_ray: None, samples: list[Sample], tmp_path: Path
+    another_cluster: None, local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
-    # With the failures that are allowed by default: on a busy machine Ray can take its controller for dead.
-    result = fit_with_ray(spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2)
+    result = fit_with_ray(
+        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
+    )
     assert result.metrics["epoch"] == 2
     assert 0 <= result.metrics["val_map50"] <= 1
     model, spec = load_model(result.checkpoint_dir / "model.pt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,15 +145,6 @@ def test_the_results_may_lie_in_any_store(tmp_path: Path) -> None:
     assert {"last.pt", "metrics.jsonl", "epoch_0001.pt"} <= names
     assert any(name.startswith("events.") for name in names)
     assert read_checkpoint(result.last).classes == ("red", "blue")
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.train")
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def _one_of_two(rank: int, folder: Path, spec: ZooSpec) -> None:
