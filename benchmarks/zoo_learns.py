@@ -76,7 +76,9 @@ def _run(detector: str, name: str, folder: Path) -> dict[str, object]:
         "mAP50": round(seen["bbox_mAP_50"], 3),
         "mAP": round(seen["bbox_mAP"], 3),
         "mask mAP50": round(seen["segm_mAP_50"], 3) if "segm_mAP_50" in seen else None,
-        "minutes": round(result.epochs * float(np.median([epoch["seconds"] for epoch in result.history])) / 60, 1),
+        "minutes": round(
+            result.epochs * float(np.median([epoch["seconds"] for epoch in result.history])) / 60, 1
+        ),
     }
 
 

@@ -30,6 +30,10 @@ _STATES = {
 class TakesJobs(Protocol):
     """What runs jobs: a Ray cluster, or a test's idea of one."""
 
+    @property
+    def address(self) -> str:
+        """Where people and commands reach it."""
+
     def submit(
         self, job: str, command: Sequence[str], *, resources: Mapping[str, float] | None = None
     ) -> bool:
@@ -49,11 +53,17 @@ class Jobs:
     """
 
     def __init__(self, address: str, *, runtime_env: Mapping[str, Any] | None = None) -> None:
+        self._address = address
         self._runtime_env = dict(runtime_env or {})
         try:
             self._client = JobSubmissionClient(address)
         except (ConnectionError, RuntimeError) as error:
             raise JobError(f"no Ray cluster takes jobs at {address}: {error}") from error
+
+    @property
+    def address(self) -> str:
+        """That of the cluster's dashboard."""
+        return self._address
 
     def submit(
         self, job: str, command: Sequence[str], *, resources: Mapping[str, float] | None = None

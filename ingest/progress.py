@@ -109,7 +109,7 @@ def _advance_one(current: Row, later: list[Row], job: JobState | None, now: date
         return [Change(row=row) for row in _skipped(later, current, now)]
     match job:
         case JobState.UNKNOWN:
-            return [Change(row=current, submit=True)]
+            return [Change(row={**current}, submit=True)]
         case None | JobState.ACTIVE:
             return []
         case JobState.STOPPED:

@@ -102,6 +102,8 @@ class Triggers:
         rows = self._open_executions() if states else rows
         changes = advance(rows, states, now or datetime.now(UTC))
         for change in changes:
+            if change.submit:
+                change.row["cluster"] = self._jobs.address
             if change.died:
                 why = self._jobs.why_failed(_before(rows, change.row))
                 change.row["error"] = why

@@ -236,6 +236,7 @@ RUNS = pa.schema(
         pa.field("attempt", pa.int32()),  # from 1
         pa.field("policy", pa.string()),  # JSON: retries, retry_wait_s, resources
         pa.field("not_before", UTC_TIME),  # of the next attempt
+        pa.field("cluster", pa.string()),  # the dashboard of the Ray cluster that has the job
     ]
 )
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from ingest.triggers import Pipeline
     from storage.lake import Lake
 
-_ADDRESS = "http://127.0.0.1:8265"
 _POLL_S = 1.0
 
 _ray = click.option(
-    "--ray", "address", default=_ADDRESS, show_default=True, help="The dashboard of the Ray cluster."
+    "--ray",
+    "address",
+    help="The dashboard of another Ray cluster than the one that the run was given to.",
 )
 
 
@@ -55,22 +56,20 @@ def list_runs(config_path: Path | None, lake_url: str | None, *, as_json: bool) 
 @click.argument("run")
 @lake_options
 @_ray
-def logs(run: str, config_path: Path | None, lake_url: str | None, address: str) -> None:
-    """What the job of RUN has written, as long as its cluster lives; with a lake that of its last attempt."""
+def logs(run: str, config_path: Path | None, lake_url: str | None, address: str | None) -> None:
+    """What the job of RUN's last attempt has written, as long as its cluster lives."""
     from ingest.jobs import Jobs
     from ingest.progress import job_of
 
-    job = run
-    if config_path is not None or lake_url is not None:
-        job = job_of(_row(lake_of(config_path, lake_url), run))
-    click.echo(Jobs(address).log(job), nl=False)
+    row = _row(lake_of(config_path, lake_url), run)
+    click.echo(Jobs(_cluster_of(row, address)).log(job_of(row)), nl=False)
 
 
 @command.command("stop")
 @click.argument("run")
 @lake_options
 @_ray
-def stop(run: str, config_path: Path | None, lake_url: str | None, address: str) -> None:
+def stop(run: str, config_path: Path | None, lake_url: str | None, address: str | None) -> None:
     """Call RUN off, and the steps after it; its job is ended."""
     from ingest import progress
     from ingest.jobs import Jobs
@@ -82,7 +81,10 @@ def stop(run: str, config_path: Path | None, lake_url: str | None, address: str)
     write_runs(lake, progress.stop(_rows(lake, row), run, datetime.now(UTC)))
     if row["state"] == "submitted":
         try:
-            Jobs(address).stop(progress.job_of(row))
+            jobs, job = Jobs(_cluster_of(row, address)), progress.job_of(row)
+            # A job that comes to the cluster only now finds that its run was called off.
+            if jobs.state(job) is not progress.JobState.UNKNOWN:
+                jobs.stop(job)
         except JobError as error:
             raise JobError(f"run {run} is marked as stopped, but its job was not reached: {error}") from error
     click.echo(f"{run}: stopped")
@@ -178,6 +180,13 @@ def _row(lake: Lake, run: str) -> dict[str, Any]:
     if not rows:
         raise JobError(f"{lake.url}: no run {run!r} in the table runs; see `dropmill jobs list`")
     return dict(rows[0])
+
+
+def _cluster_of(row: dict[str, Any], given: str | None) -> str:
+    found = given or row.get("cluster")
+    if not found:
+        raise JobError(f"run {row['run']} is {row['state']}: no cluster has been given a job of it")
+    return str(found)
 
 
 def _rows(lake: Lake, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from dropmill.pipelines.model_card import write_card
 from dropmill.pipelines.step_run import StepRun
 from ingest.plans import Step, plan_execution, write_runs
-from storage.errors import ConfigError, DropmillError
+from storage.errors import ConfigError, DropmillError, JobError
 from storage.lake import Lake
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _STEPS = {
     "evaluate": "judging",
     "promote": "judging",
 }
+_CALLED_OFF = ("stopped", "skipped")
 _WITH_CARD = ("export", "evaluate", "promote")
 
 
@@ -43,6 +44,9 @@ def work(lake: Lake, name: str, *, step: str | None = None, mine: bool = False) 
     if run.row["state"] == "succeeded":
         log.info("run is done already", extra={"run": name})
         return run
+    if run.row["state"] in _CALLED_OFF and not mine:
+        # It can be called off after its row says that it is submitted, and before its job is there.
+        raise JobError(f"run {name} is {run.row['state']}; `dropmill jobs retry` lets it be done again")
     # Imported here: masks need no torch, and training no Ray Data.
     do: Callable[[StepRun], str | None] = getattr(import_module(f"dropmill.pipelines.{_STEPS[kind]}"), kind)
     try:

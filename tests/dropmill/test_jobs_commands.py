@@ -27,11 +27,11 @@ pipelines:
 class Commands:
     """``dropmill jobs`` of one lake, on one cluster."""
 
-    def __init__(self, config: Path, dashboard: str) -> None:
-        self._config, self._ray = config, ["--ray", dashboard]
+    def __init__(self, config: Path) -> None:
+        self._config = config
 
     def begin(self, word: str, *more: str) -> subprocess.Popen[str]:
-        words = [word, *more, "-c", str(self._config), *(self._ray if word in {"logs", "stop"} else [])]
+        words = [word, *more, "-c", str(self._config)]
         return subprocess.Popen(
             [sys.executable, "-m", "dropmill", "jobs", *words],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -57,7 +57,7 @@ def jobs(mill: Mill, tmp_path: Path) -> Iterator[Commands]:
     config.write_text(
         f"bucket: {mill.folder}\nlake: {mill.lake_folder}\nray: {{address: '{address}'}}\n{_STEPS}"
     )
-    yield Commands(config, dashboard)
+    yield Commands(config)
     ray.shutdown()
 
 
@@ -70,6 +70,7 @@ def test_people_start_follow_stop_and_retry_runs_and_read_what_they_wrote(jobs: 
     (first,) = states()
     assert said.splitlines() == [first, f"{first}: submitted", f"{first}: succeeded"]
     assert f"{first}: {{" in jobs("logs", first)
+    assert "no Ray cluster takes jobs" in jobs("logs", first, "--ray", "http://127.0.0.1:1", status=1)
 
     said = jobs("start", "broken", "--dataset", "road", "--follow", status=1)
     broken = next(run for run in states() if run.startswith("broken") and run.endswith("1-masks"))
@@ -89,6 +90,8 @@ def test_people_start_follow_stop_and_retry_runs_and_read_what_they_wrote(jobs: 
     assert f"{second}: planned, attempt 2" in jobs("retry", second)
     listed = {row["run"]: row["state"] for row in json.loads(jobs("list", "--json"))}
     assert (listed[first], listed[broken], listed[second]) == ("succeeded", "failed", "planned")
+    later = next(run for run in listed if run.startswith("broken") and run.endswith("2-augment"))
+    assert "no cluster has been given a job of it" in jobs("logs", later, status=1)
 
 
 def wait_for(so: Callable[[], bool]) -> None:

@@ -28,6 +28,8 @@ STEPS = tuple(Step(name=name, retries=1, retry_wait_s=10) for name in NAMES)
 class FakeJobs:
     """A cluster that takes each name once, and whose jobs do what a test says."""
 
+    address = "http://a-cluster:8265"
+
     def __init__(self) -> None:
         self.states: dict[str, JobState] = {}
         self.commands: list[Sequence[str]] = []
@@ -170,6 +172,8 @@ def test_an_execution_starts_once_and_each_step_when_the_one_before_is_done(mill
     due.note_change()
     assert due.fire(0) == []
     assert states(mill) == ["submitted", "planned"]
+    given_to = [row["cluster"] for row in mill.rows("SELECT cluster FROM runs ORDER BY position")]
+    assert given_to == [FakeJobs.address, None]
     first, second = (str(row["run"]) for row in mill.rows("SELECT run FROM runs ORDER BY position"))
     assert first == f"{execution}-1-train"
     assert due.look_after() == 2
@@ -293,3 +297,15 @@ def test_a_lake_of_before_gets_the_new_columns(tmp_path: Path) -> None:
     DeltaTable.create(str(tmp_path / "lake" / "tables" / "runs"), schema=old, name="runs")
     write_runs(Lake.create(lake.url), plan())
     assert Triggers(lake, FakeJobs(), []).look_after() == len(NAMES)
+
+
+def test_a_run_that_was_called_off_before_its_job_began_is_not_done(mill: Mill) -> None:
+    pytest.importorskip("torch")
+    from dropmill.pipelines.work import work
+
+    drop(mill, "1")
+    (row,) = start_by_hand(mill.lake, Pipeline(name="p", steps=STEPS[:1]), "road")
+    write_runs(mill.lake, stop([{**row, "state": "submitted"}], row["run"], NOW))
+    with pytest.raises(JobError, match="is stopped; `dropmill jobs retry`"):
+        work(mill.lake, row["run"], step="augment")
+    assert states(mill) == ["stopped"]
