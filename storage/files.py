@@ -12,12 +12,11 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -30,6 +29,7 @@ from storage.errors import LakeError
 from storage.layout import Keys, in_files, may_hold
 from storage.object_store import ObjectStore
 from storage.schemas import TABLES
+from storage.taking import taking
 from storage.unchanged import unchanged_keys
 
 _ROW_GROUP = 65_536
@@ -38,7 +38,6 @@ _FORMAT = pads.ParquetFileFormat(
 )
 _WRITERS = 4
 _ROWS_HELD = 1_000_000
-_BYTES_COPIED = 500_000_000
 # Texts of which the log keeps the range: those that rows are looked up by, none of which is long.
 _RANGED = frozenset(
     {
@@ -229,7 +228,7 @@ def write_files(
 ) -> list[AddAction]:
     """Write rows as files of the table ``name``; they belong to it once the actions are committed."""
     places = in_files(name, rows)
-    take = _taking(rows)
+    take = taking(rows, places)
 
     def written(part: pa.Array) -> AddAction:
         return _write(store, name, take(part), data_change=data_change)
@@ -238,16 +237,6 @@ def write_files(
         return [written(places[0])]
     with ThreadPoolExecutor(_WRITERS) as pool:
         return list(pool.map(written, places))
-
-
-def _taking(rows: pa.Table) -> Callable[[pa.Array], pa.Table]:
-    """How rows are taken by their places. One chunk is the fastest to take from, and a copy of all rows."""
-    if rows.nbytes <= _BYTES_COPIED:
-        take: Callable[[pa.Array], pa.Table] = rows.combine_chunks().take
-        return take
-    frame = pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
-    return lambda places: frame[places.to_numpy()].to_arrow().cast(rows.schema)
 
 
 def commit_files(
