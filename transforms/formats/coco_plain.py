@@ -66,9 +66,9 @@ def _columns(text: bytes, count: int) -> PlainColumns:
     _need((signs[begins[:, box]] == ord("[")) & (signs[ends[:, box] - 1] == ord("]")))
     begins[:, box] += 1
     ends[:, box] -= 1
-    objects = 0
-    if b"segmentation" in place:
-        first, last = (signs[at[:, place[b"segmentation"]] - less] for at, less in ((begins, 0), (ends, 1)))
+    objects, shape = 0, place.get(b"segmentation")
+    if shape is not None:
+        first, last = signs.take(begins[:, shape]), signs.take(ends[:, shape] - 1)
         _need((first == ord("[")) & (last == ord("]")) | (first == ord("{")) & (last == ord("}")))
         objects = int(np.count_nonzero(first == ord("{")))
     # No object but the annotations and the run lengths: so every key was found where it belongs.
@@ -90,7 +90,9 @@ def _columns(text: bytes, count: int) -> PlainColumns:
         bbox=_boxes(words(b"bbox")),
         iscrowd=is_crowd,
         score=_finite(words(b"score")) if b"score" in place else None,
-        segmentation=_without_blanks(words(b"segmentation")) if b"segmentation" in place else None,
+        segmentation=None
+        if shape is None
+        else _without_blanks(words(b"segmentation"), signs, begins[:, shape], ends[:, shape]),
         attributes=_attributes(words(b"id"), words(b"area")),
     )
 
@@ -98,21 +100,30 @@ def _columns(text: bytes, count: int) -> PlainColumns:
 def _keys(text: bytes, signs: Signs, count: int) -> tuple[list[bytes], Places, Places]:
     """The keys of each annotation in their order, and where the quotes around them are."""
     quotes = np.flatnonzero(signs == ord('"'))
-    opens, closes = quotes[0::2], quotes[1::2]
+    opens, closes = quotes[0::2].copy(), quotes[1::2].copy()
     names = _first_keys(text, opens, closes)
-    sizes = closes - opens - 1
-    key = np.full(len(opens), -1, np.int8)
-    for index, name in enumerate([*names, *_NESTED]):
-        at = np.flatnonzero(sizes == len(name))
-        for offset, sign in enumerate(name, 1):
-            at = at[signs[opens[at] + offset] == sign]
-        key[at] = index
-    outer = key < len(names)
-    if (key < 0).any() or np.count_nonzero(outer) != count * len(names):
+    sizes, initials = closes - opens - 1, signs.take(opens + 1)
+    outer = np.ones(len(opens), np.bool_)
+    # No key of an annotation has the length and the first letter of one of these.
+    for name in _NESTED:
+        found = np.flatnonzero((sizes == len(name)) & (initials == name[0]))
+        _need_word(name, signs, opens[found], closes[found])
+        outer[found] = False
+    if np.count_nonzero(outer) != count * len(names):
         raise _NotPlainError
-    _need(key[outer].reshape(count, len(names)) == np.arange(len(names)))
     shape = (count, len(names))
-    return names, opens[outer].reshape(shape), closes[outer].reshape(shape)
+    opens, closes = opens[outer].reshape(shape), closes[outer].reshape(shape)
+    for column, name in enumerate(names):
+        _need_word(name, signs, opens[:, column], closes[:, column])
+    return names, opens, closes
+
+
+def _need_word(word: bytes, signs: Signs, opens: Places, closes: Places) -> None:
+    """That the word, and nothing else, stands between the quotes."""
+    begins = opens + 1
+    _need(closes - begins == len(word))
+    for offset, sign in enumerate(word):
+        _need(signs.take(begins + offset) == sign)
 
 
 def _first_keys(text: bytes, opens: Places, closes: Places) -> list[bytes]:
@@ -131,27 +142,27 @@ def _first_keys(text: bytes, opens: Places, closes: Places) -> list[bytes]:
 
 def _values(signs: Signs, opens: Places, closes: Places) -> tuple[Places, Places]:
     """Where the value of each key begins and ends; between two of them there is nothing but signs."""
-    _need(signs[closes + 1] == ord(":"))
+    _need(signs.take(closes + 1) == ord(":"))
     begins = closes + 2
-    begins += signs[begins] == ord(" ")
+    begins += signs.take(begins) == ord(" ")
     ends = np.empty_like(begins)
     ends[:, :-1] = _before(signs, opens[:, 1:] - 1, ",")
     # After the last value stand the ends of the annotation and of the list, or the next annotation.
     braces = opens[1:, 0] - 1
-    _need(signs[braces] == ord("{"))
+    _need(signs.take(braces) == ord("{"))
     ends[:-1, -1] = _before(signs, _before(signs, braces - 1, ",") - 1, "}")
     ends[-1, -1] = len(signs) - 2
     _need(signs[[0, 1, -2, -1]] == list(b"[{}]"))
     if opens[0, 0] != 2:
         raise _NotPlainError
-    _need(signs[ends - 1] != ord(" "))
+    _need(signs.take(ends - 1) != ord(" "))
     return begins, ends
 
 
 def _before(signs: Signs, places: Places, sign: str) -> Places:
     """The places, less one where a blank is; ``sign`` has to be there."""
-    places = places - (signs[places] == ord(" "))
-    _need(signs[places] == ord(sign))
+    places = places - (signs.take(places) == ord(" "))
+    _need(signs.take(places) == ord(sign))
     return places
 
 
@@ -171,12 +182,14 @@ def _finite(words: pa.Array) -> pa.Array:
     return numbers
 
 
-def _without_blanks(texts: pa.Array) -> pa.Array:
+def _without_blanks(texts: pa.Array, signs: Signs, begins: Places, ends: Places) -> pa.Array:
     """Shapes without blanks: there is no string in which one could say something."""
-    has = pc.match_substring(texts, " ")
-    if not pc.any(has).as_py():
+    blanks = np.flatnonzero(signs == ord(" "))
+    has = np.searchsorted(blanks, begins) < np.searchsorted(blanks, ends)
+    if not has.any():
         return texts
-    return pc.replace_with_mask(texts, has, pc.replace_substring(texts.filter(has), " ", ""))
+    mask = pa.array(has)
+    return pc.replace_with_mask(texts, mask, pc.replace_substring(texts.filter(mask), " ", ""))
 
 
 def _attributes(ids: pa.Array, areas: pa.Array) -> pa.Array:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Raw
 
-SLICE_BYTES = 8 << 20
+SLICE_BYTES = 4 << 20
 
 _MEMBER = re.compile(rb'"annotations"[ \t\r\n]*:[ \t\r\n]*\[')
 _SPACE = re.compile(rb"[ \t\r\n]*")
