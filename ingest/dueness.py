@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import polars as pl
+
 from ingest.gates import DatasetState
+from quality.balance import Balance, balance_of_counts
+from quality.drift import Drift, compare, drift_over_drops
 from quality.gate import Verdict
+from quality.limits import Limits
 from storage.errors import LakeError
 from storage.lake import Lake
 
@@ -29,23 +34,14 @@ class When:
     every_h: float | None = None
     """Hours since it began."""
     drift: float | None = None
-    """Jensen-Shannon divergence of the classes of the newest drop from those before; 0 to 1."""
+    """Jensen-Shannon divergence (0 to 1) of the classes of what has come since the last execution from what
+    it had, or of one drop since from all before it."""
     imbalance: float | None = None
-    """Boxes of the largest class to those of the smallest."""
+    """Boxes of the largest class to those of the smallest, which had been fewer at the last execution."""
     manual: bool = False
     """Only by hand."""
     settle_s: float = 0.0
     """Nothing has been committed for so long."""
-
-    def why_by_state(self, state: DatasetState) -> str:
-        """The reason that the state of the classes gives; empty where it gives none."""
-        drift = state.drop_drift
-        if self.drift is not None and drift is not None and drift.js_divergence >= self.drift:
-            return f"the newest drop differs by {drift.js_divergence:.3f}"
-        balance = state.balance
-        if self.imbalance is not None and balance.classes and balance.imbalance >= self.imbalance:
-            return f"the classes are {balance.imbalance:.3g} to 1"
-        return ""
 
 
 def why_due(
@@ -73,6 +69,75 @@ def why_due(
     ):
         return f"{when.every_h:g} hours have passed"
     return "" if when.drift is not None or when.imbalance is not None else None
+
+
+def why_by_classes(
+    lake: Lake,
+    dataset: str,
+    when: When,
+    state: DatasetState,
+    snapshot: Mapping[str, int],
+    last: Mapping[str, Any] | None,
+    *,
+    limits: Limits,
+) -> str:
+    """The reason that the classes give; empty where they give none.
+
+    What an execution has read is no reason for another one: neither a drop that it had, nor an imbalance that
+    was there. Mixes of fewer than ``limits.min_drift_boxes`` boxes are not compared.
+    """
+    if when.drift is None and when.imbalance is None:
+        return ""
+    had = _drops(lake, dataset, json.loads(last["snapshot"])) if last else {}
+    if when.drift is not None:
+        drifts = _drifts(_drops(lake, dataset, snapshot), had, limits)
+        far = max(drifts, key=lambda drift: drift.js_divergence, default=None)
+        if far is not None and far.js_divergence >= when.drift:
+            return f"the classes drift: {far}"
+    now = state.balance
+    if when.imbalance is not None and now.classes and now.imbalance >= when.imbalance:
+        before = _together(had.values())
+        if not (before.classes and before.imbalance >= when.imbalance):
+            return f"the classes are {now.imbalance:.3g} to 1"
+    return ""
+
+
+def _drifts(drops: Mapping[int, Balance], had: Mapping[int, Balance], limits: Limits) -> list[Drift]:
+    """Every drop since the last execution against all before it, and all of them against what it had.
+
+    A drop may have come in many batches: the first of them shows it, or all together where each is small.
+    """
+    newest = max(had, default=-1)
+    since = {number: balance for number, balance in drops.items() if number > newest}
+    names = {f"drop {number}" for number in since}
+    found = drift_over_drops({str(number): balance for number, balance in drops.items()}, limits)
+    chosen = [drift for drift in found if drift.current in names]
+    before, after = _together(had.values()), _together(since.values())
+    if min(before.boxes, after.boxes) >= limits.min_drift_boxes:
+        whole = compare("the last execution", before.counts, "what came since", after.counts)
+        chosen += [whole] if whole else []
+    return chosen
+
+
+def _drops(lake: Lake, dataset: str, versions: Mapping[str, int]) -> dict[int, Balance]:
+    """The classes of every batch, in order; empty where that version has been vacuumed away."""
+    try:
+        rows = lake.sql(
+            """SELECT batch, category, count(*) AS boxes, count(DISTINCT sample) AS images FROM annotations
+               WHERE dataset = $1 AND NOT coalesce(ignore, false) GROUP BY ALL ORDER BY batch""",
+            parameters=[dataset],
+            versions={"annotations": versions["annotations"]},
+        ).polars()
+    except LakeError:
+        return {}
+    parts = rows.partition_by("batch", as_dict=True, maintain_order=True)
+    return {int(key[0]): balance_of_counts(part) for key, part in parts.items()}
+
+
+def _together(balances: Iterable[Balance]) -> Balance:
+    rows = [(one.category, one.boxes, one.images) for balance in balances for one in balance.classes]
+    schema = {"category": pl.String, "boxes": pl.Int64, "images": pl.Int64}
+    return balance_of_counts(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def _changes(

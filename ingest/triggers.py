@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ingest.dueness import When, why_due
+from ingest.dueness import When, why_by_classes, why_due
 from ingest.gates import judge_dataset
 from ingest.jobs import TakesJobs
 from ingest.plans import Row, Step, plan_execution, write_runs
@@ -144,11 +144,14 @@ class Triggers:
         if any(row["state"] in OPEN for row in earlier):
             return []
         snapshot = self._lake.snapshot()
-        reason = why_due(self._lake, dataset, when, snapshot, earlier[-1] if earlier else None, now=now)
+        last = earlier[-1] if earlier else None
+        reason = why_due(self._lake, dataset, when, snapshot, last, now=now)
         if reason is None:
             return []
         state = judge_dataset(self._lake, dataset, self._thresholds, limits=self._limits, versions=snapshot)
-        reason = reason or when.why_by_state(state)
+        reason = reason or why_by_classes(
+            self._lake, dataset, when, state, snapshot, last, limits=self._limits
+        )
         if not reason:
             return []
         if not state.gate.verdict.at_least(when.gate):

@@ -50,9 +50,9 @@ class WhenConfig(_Strict):
     every_h: float | None = Field(default=None, gt=0)
     """Hours since the last execution, where anything has changed since."""
     drift: float | None = Field(default=None, gt=0, le=1)
-    """Jensen-Shannon divergence of the classes of the newest drop from all before it."""
+    """Jensen-Shannon divergence of the classes since the last execution from those that it had."""
     imbalance: float | None = Field(default=None, ge=1)
-    """Boxes of the largest class to those of the smallest."""
+    """Boxes of the largest class to those of the smallest, and fewer at the last execution."""
     manual: bool = False
     """Only `dropmill jobs start` begins it."""
     settle_s: float = Field(default=10.0, ge=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ingest.plans import Step, inputs_of, plan_execution, write_runs
 from ingest.progress import JobState, advance, job_of, retry, stop
 from ingest.triggers import Pipeline, Triggers, start_by_hand
 from quality.gate import Verdict
+from quality.limits import Limits
 from storage.errors import ConfigError, JobError
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
@@ -257,6 +259,43 @@ def test_every_condition_begins_and_the_same_data_never_twice(mill: Mill) -> Non
     assert len(start_by_hand(mill.lake, pipeline, "road", anew=True)) == 1
     with pytest.raises(JobError, match="no labelled image"):
         start_by_hand(mill.lake, pipeline, "sea")
+
+
+def test_drift_and_imbalance_begin_one_execution_whatever_batches_they_come_in(mill: Mill) -> None:
+    jobs = FakeJobs()
+    hours = count()
+
+    def come(name: str, *kinds: str) -> None:
+        mill.write(f"road/image_2/{name}.png", picture(100, 50))
+        text = "".join(KITTI_CAR.replace("Car", kind).format(1, n, 5, 5 + n) for n, kind in enumerate(kinds))
+        mill.write(f"road/label_2/{name}.txt", text)
+        mill.ingest()
+
+    def fired(when: When, name: str) -> int:
+        pipeline = Pipeline(name=name, steps=(Step(name="masks"),), when=when)
+        triggers = Triggers(mill.lake, jobs, [pipeline], limits=Limits(min_drift_boxes=6))
+        started = triggers.fire(0, now=NOW + timedelta(hours=next(hours)))
+        for row in mill.rows("SELECT run FROM runs WHERE state = 'submitted'"):
+            finish(mill, jobs, str(row["run"]))
+        return len(started)
+
+    drifts, uneven = When(drift=0.3), When(imbalance=2)
+    come("1", *12 * ["Car"])
+    assert (fired(drifts, "drifts"), fired(uneven, "uneven")) == (0, 0)
+    assert (fired(When(new_images=1), "drifts"), fired(When(new_images=1), "uneven")) == (1, 1)
+    come("2", *3 * ["Van"])
+    # Three boxes say nothing of the mix; twelve of one class to three of the other say that it is uneven.
+    assert (fired(drifts, "drifts"), fired(uneven, "uneven")) == (0, 1)
+    come("3", *3 * ["Van"])
+    # Two small batches are one drop.
+    assert fired(drifts, "drifts") == 1
+    # What it has read is no reason for another one, though classes are as they were.
+    come("4", "Car")
+    assert (fired(drifts, "drifts"), fired(uneven, "uneven")) == (0, 0)
+    come("5", *7 * ["Van"])
+    come("6", *14 * ["Car"])
+    # The first of two batches is far from all before it, both together are not.
+    assert fired(drifts, "drifts") == 1
 
 
 def test_a_failed_gate_holds_back_and_a_better_set_lets_go_when_all_is_quiet(mill: Mill) -> None:
