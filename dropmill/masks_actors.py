@@ -1,12 +1,13 @@
 """Images through actors that hold the model, on Ray Data; those that kill their actor are tried alone.
 
-A batch whose actor died is tried once more, then its images go one by one to an actor of their own. What
-kills that one too is a finding: no image is tried for ever, and none takes others along.
+The images of a batch whose actor died go one by one to an actor of their own. What kills that one too is a
+finding: no image is tried for ever, and none takes others along.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,6 @@ from storage.errors import TrainingError
 log = logging.getLogger(__name__)
 
 _IMAGES_A_BATCH = 8
-_MORE_TRIES = 1
 _BATCHES_LOST = 16
 """At most: where more batches fail, it is not their images."""
 
@@ -34,6 +34,7 @@ def stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator[
         return
     import ray
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -44,19 +45,21 @@ def stream(images: pa.Table, config: MasksConfig, *, use_gpu: bool) -> Iterator[
     workers = config.workers or (int(resources["GPU"]) if use_gpu else max(1, cores // 2))
     workers = max(1, min(workers, -(-images.num_rows // _IMAGES_A_BATCH)))
     blocks = [images.slice(at, _IMAGES_A_BATCH) for at in range(0, images.num_rows, _IMAGES_A_BATCH)]
-    labelled = ray.data.from_arrow(blocks).map_batches(
-        LabelImages,
-        fn_constructor_args=(config,),
-        fn_constructor_kwargs={"use_gpu": use_gpu, "threads": threads},
-        batch_format="pyarrow",
-        batch_size=_IMAGES_A_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=threads,
-        num_gpus=1 if use_gpu else 0,
-        # Else a batch that kills its actor is tried for ever. Ray 2.60 takes it no other way, and warns that
-        # from 2.64 on it will not take it so.
-        max_task_retries=_MORE_TRIES,
-    )
+    with warnings.catch_warnings():
+        # Up to Ray 2.63 this is the one way to say it; pyproject.toml keeps to those.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        labelled = ray.data.from_arrow(blocks).map_batches(
+            LabelImages,
+            fn_constructor_args=(config,),
+            fn_constructor_kwargs={"use_gpu": use_gpu, "threads": threads},
+            batch_format="pyarrow",
+            batch_size=_IMAGES_A_BATCH,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=threads,
+            num_gpus=1 if use_gpu else 0,
+            # Else a batch that kills its actor is tried for ever. The pool puts a new one in its place.
+            max_restarts=0,
+        )
     labelled.context.max_errored_blocks = _BATCHES_LOST
     done: set[Any] = set()
     for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -134,24 +134,28 @@ class DeadlyConfig(MasksConfig):
 
 
 def test_an_image_that_kills_its_worker_is_a_finding_and_takes_no_other_along(
-    local_ray: None, mill: Mill
+    local_ray: None, mill: Mill, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from dropmill.masks_stage import mask_lake
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    for name in ("a", "b", "c"):
+    names = [f"p{number:02d}" for number in range(20)]
+    for name in names:
         mill.write(f"set/{name}.png", picture())
     green = io.BytesIO()
     Image.new("RGB", (120, 90), (0, 255, 0)).save(green, "PNG")
-    mill.write("set/b.png", green.getvalue())
-    mill.write("set/labels.json", coco({name: [_BLOCK] for name in "abc"}))
+    mill.write("set/p03.png", green.getvalue())
+    mill.write("set/labels.json", coco({name: [_BLOCK] for name in names}))
     mill.ingest()
     lake = Lake.open(mill.lake_folder)
     done = mask_lake(lake, "set", DeadlyConfig())
-    assert (done.images, done.masks, done.without_mask) == (3, 2, 1)
+    assert (done.images, done.masks, done.without_mask) == (20, 19, 1)
     [finding] = lake.sql("SELECT * FROM findings WHERE stem = '/masks'").to_pylist()
-    assert (finding["rule"], finding["sample"]) == ("mask_killed_its_worker", "b")
-    assert "b.png" in finding["observed"]
+    assert (finding["rule"], finding["sample"]) == ("mask_killed_its_worker", "p03")
+    assert "p03.png" in finding["observed"]
+    said = capfd.readouterr().err
+    assert "Deprecat" not in said
+    assert "max_restarts" not in said
 
 
 def test_a_model_that_cannot_be_loaded_is_a_clear_error(mill: Mill, tmp_path: Path) -> None:
