@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -36,29 +36,18 @@ from transforms.formats.coco_columns import (
     labels_table,
     plain_table,
 )
+from transforms.formats.coco_images import EXPECTED, Images, read_images, records
 from transforms.formats.coco_plain import PlainColumns, plain_columns
 from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
 from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.json_text import decode, extras, utf8
-from transforms.formats.refs import ref_of, tidy
 from transforms.kept_memory import keep_freed_memory
 
-EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
-_MAX_INT32 = 2**31 - 1
 _THREADS = 2
 
-_R = TypeVar("_R", bound=Struct)
-_raws = msgspec.json.Decoder(list[Raw])
 _plain = msgspec.json.Decoder(list[PlainAnnotation])
 _NULL = Raw(b"null")
 _STARTS_LIST = re.compile(rb"[ \t\r\n]*\[")
-
-
-class _Image(Struct, gc=False):
-    id: int | str
-    file_name: str
-    width: int | float | None = None
-    height: int | float | None = None
 
 
 class _Category(Struct, gc=False):
@@ -221,26 +210,26 @@ class _Around:
     def __init__(
         self,
         marked: Raw | None,
-        images: tuple[dict[int | str, int], dict[str, list[Any]]],
+        images: Images,
         categories: tuple[dict[int | None, str], pa.Table],
         document: str | None,
         path: str,
     ) -> None:
         self.marked = marked
         self.names, self._categories = categories
-        self._index, self._columns = images
-        self._document = document
-        self._path = path
+        self._images = images
         # Annotations of images that are not listed add an image each, after those that are.
-        self._listed = len(self._columns["ref"])
+        self._index, self._ref = images.index, list(images.ref)
+        self._listed, self._known = len(self._ref), len(self._index)
+        self._aliases = self._known > self._listed
         self._first_id: dict[int, int | str] = {}
-        for image_id, place in self._index.items():
+        for image_id, place in self._index.items() if self._aliases else ():
             self._first_id.setdefault(place, image_id)
-        self._aliases = len(self._index) > self._listed
-        self._known = len(self._index)
         self._counts = np.zeros(self._listed, np.int64)
         self._refs: Refs | None = None
         self._by_id = _sorted_ids(self._index)
+        self._document = document
+        self._path = path
 
     @classmethod
     def of(cls, json: bytes, path: str) -> _Around:
@@ -252,14 +241,13 @@ class _Around:
         )
         categories = _categories(found.categories, path)
         return cls(
-            marked, _images(found.images, path), categories, f"{{{document}}}" if document else None, path
+            marked, read_images(found.images, path), categories, f"{{{document}}}" if document else None, path
         )
 
     @classmethod
     def of_results(cls) -> _Around:
         """Of a list of results, which says nothing of images and categories but their ids."""
-        columns: dict[str, list[Any]] = {"ref": [], "width": [], "height": [], "attributes": []}
-        return cls(None, ({}, columns), ({}, DELIVERED_CATEGORIES.empty_table()), None, "")
+        return cls(None, Images.none(), ({}, DELIVERED_CATEGORIES.empty_table()), None, "")
 
     def rows(
         self, annotations: Sequence[Annotation], more: list[str] | None, path: str, *, first: int = 0
@@ -272,17 +260,15 @@ class _Around:
             # The place of an image that is not listed follows all before it.
             listed = self._known - self._listed
             places = [index.setdefault(image_id, len(index) - listed) for image_id in ids]
-            refs = self._columns["ref"]
+            refs = self._ref
             refs += [f"image_id:{image_id}" for image_id in list(index)[listed + len(refs) :]]
             self._refs = None
             self._counts.resize(len(refs))
-        if self._refs is None:
-            self._refs = Refs.of(self._columns["ref"])
         owner = np.array(places, np.int64)
         self._counts += np.bincount(owner, minlength=len(self._counts))
         if self._aliases:
             more = self._with_image_ids(annotations, more, owner)
-        return labels_table(annotations, more, owner, self._refs, self.names, path, first=first)
+        return labels_table(annotations, more, owner, self._columns_of_refs(), self.names, path, first=first)
 
     def plain_rows(self, columns: PlainColumns, *, first: int) -> pa.Table | None:
         """The labels of some annotations that are plain; None where an image has several ids or none."""
@@ -294,20 +280,24 @@ class _Around:
             return None
         owner = places[found]
         self._counts += np.bincount(owner, minlength=len(self._counts))
-        if self._refs is None:
-            self._refs = Refs.of(self._columns["ref"])
-        return plain_table(columns, owner, self._refs, self.names, first=first)
+        return plain_table(columns, owner, self._columns_of_refs(), self.names, first=first)
 
     def tables(self, *, only_listed: bool) -> tuple[pa.Table, pa.Table]:
         """Mentions and categories, once all annotations have been seen."""
-        refs = self._columns["ref"]
-        unlisted = len(refs) - self._listed
+        refs = self._columns_of_refs()
+        count, images = len(self._ref), self._images
+
+        def said_of(listed: pa.Array) -> pa.Array:
+            return pa.concat_arrays([listed, pa.nulls(count - self._listed, listed.type)])
+
         mentions: dict[str, object] = {
-            "kind": ["label"] * len(refs),
-            "format": ["coco"] * len(refs),
-            "ref": refs,
-            "stem": [stem_of(ref) for ref in refs],
-            **{name: self._columns[name] + [None] * unlisted for name in ("width", "height", "attributes")},
+            "kind": pa.repeat("label", count),
+            "format": pa.repeat("coco", count),
+            "ref": refs.ref,
+            "stem": refs.stem,
+            "width": said_of(images.width),
+            "height": said_of(images.height),
+            "attributes": said_of(images.attributes),
         }
         if not only_listed:
             mentions["instances"] = self._counts
@@ -323,6 +313,11 @@ class _Around:
             }
             said = pa.concat_tables([said, table([row], DELIVERED_MENTIONS)])
         return said, self._categories
+
+    def _columns_of_refs(self) -> Refs:
+        if self._refs is None:
+            self._refs = Refs.of(self._ref)
+        return self._refs
 
     def _with_image_ids(
         self, annotations: Sequence[Annotation], more: list[str] | None, owner: Owner
@@ -387,50 +382,11 @@ def _refuse_without_boxes(annotations: Sequence[Annotation], more: list[str] | N
     )
 
 
-def _images(data: Raw, path: str) -> tuple[dict[int | str, int], dict[str, list[Any]]]:
-    """Places of the images by their ids, and the columns of the images in the order of places.
-
-    Records of one file under several ids share a place, for it is one image.
-    """
-    images, more = _records(data, _Image, path, within="$.images")
-    places: dict[str, int] = {}
-    index: dict[int | str, int] = {}
-    columns: dict[str, list[Any]] = {"ref": [], "width": [], "height": [], "attributes": []}
-    names: list[str] = []
-    for image, ref, further in zip(images, _refs([i.file_name for i in images]), more, strict=True):
-        place = places.setdefault(ref, len(places))
-        if index.setdefault(image.id, place) != place:
-            found = f"the image id {image.id} for {names[index[image.id]]!r} and {image.file_name!r}"
-            raise UnreadableError(path, found, expected="one image per id")
-        members = f'"id":{_json(image.id)},"file_name":{_json(image.file_name)}'
-        attributes = join_members(members, further)
-        if place == len(names):
-            names.append(image.file_name)
-            columns["ref"].append(ref)
-            columns["width"].append(_size(image.width, "width", image, path))
-            columns["height"].append(_size(image.height, "height", image, path))
-            columns["attributes"].append(attributes)
-        elif columns["attributes"][place] != attributes:
-            columns["attributes"][place] = f'{columns["attributes"][place][:-1]},"again":{attributes}}}'
-    return index, columns
-
-
-def _refs(names: Sequence[str]) -> list[str]:
-    """Refs of file names; of names that differ in the extension alone, the first in order loses its own."""
-    refs = list(map(ref_of, names))
-    if len(set(refs)) == len(refs):
-        return refs
-    owners: dict[str, str] = {}
-    for name in sorted(names):
-        owners.setdefault(ref_of(name), tidy(name))
-    return [ref if owners[ref := ref_of(name)] == tidy(name) else tidy(name) for name in names]
-
-
 def _categories(data: Raw, path: str) -> tuple[dict[int | None, str], pa.Table]:
     names: dict[int | None, str] = {}
     if not memoryview(data) or data == _NULL:
         return names, DELIVERED_CATEGORIES.empty_table()
-    found, more = _records(data, _Category, path, within="$.categories")
+    found, more = records(data, _Category, path, within="$.categories")
     for category in found:
         if names.setdefault(category.id, category.name) != category.name:
             twice = f"the category id {category.id} for {names[category.id]!r} and {category.name!r}"
@@ -441,30 +397,6 @@ def _categories(data: Raw, path: str) -> tuple[dict[int | None, str], pa.Table]:
         "attributes": [join_members("", text) if text else None for text in more],
     }
     return names, table(columns, DELIVERED_CATEGORIES)
-
-
-def _records(data: Raw, kind: type[_R], path: str, *, within: str) -> tuple[list[_R], list[str]]:
-    """Objects of a list, and what they have beside the fields of ``kind``, as JSON without braces."""
-    try:
-        return msgspec.json.decode(data, type=list[kind]), extras(  # type: ignore[valid-type]
-            _raws.decode(data), kind.__struct_fields__
-        )
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        raws = decode(data, list[Raw], path, expected=EXPECTED, within=within)
-        found = [
-            decode(raw, kind, path, expected=EXPECTED, within=f"{within}[{place}]")
-            for place, raw in enumerate(raws)
-        ]
-        return found, extras(raws, kind.__struct_fields__)
-
-
-def _size(value: float | None, what: str, image: _Image, path: str) -> int | None:
-    if value is None:
-        return None
-    if value != int(value) or not 0 <= value <= _MAX_INT32:
-        found = f"{value} as {what} of image {image.id}"
-        raise UnreadableError(path, found, expected="a whole number of pixels")
-    return int(value)
 
 
 def _json(value: object) -> str:

@@ -8,6 +8,7 @@ several threads can do it at once. Whatever does not fit sends the whole slice t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -40,7 +41,7 @@ class PlainColumns:
     attributes: pa.Array
 
 
-class _NotPlainError(Exception):
+class NotPlainError(Exception):
     """The text is not of the plain form."""
 
 
@@ -53,37 +54,36 @@ def plain_columns(text: bytes, count: int) -> PlainColumns | None:
         return None
     try:
         return _columns(text, count)
-    except (_NotPlainError, pa.ArrowInvalid, IndexError, ValueError):
+    except (NotPlainError, pa.ArrowInvalid, IndexError, ValueError):
         return None
 
 
 def _columns(text: bytes, count: int) -> PlainColumns:
     signs = np.frombuffer(text, np.uint8)
     names, opens, closes = _keys(text, signs, count)
-    begins, ends = _values(signs, opens, closes)
+    begins, ends = values_of(signs, opens, closes)
     place = {name: index for index, name in enumerate(names)}
     box = place[b"bbox"]
-    _need((signs[begins[:, box]] == ord("[")) & (signs[ends[:, box] - 1] == ord("]")))
+    need((signs[begins[:, box]] == ord("[")) & (signs[ends[:, box] - 1] == ord("]")))
     begins[:, box] += 1
     ends[:, box] -= 1
     objects, shape = 0, place.get(b"segmentation")
     if shape is not None:
         first, last = signs.take(begins[:, shape]), signs.take(ends[:, shape] - 1)
-        _need((first == ord("[")) & (last == ord("]")) | (first == ord("{")) & (last == ord("}")))
+        need((first == ord("[")) & (last == ord("]")) | (first == ord("{")) & (last == ord("}")))
         objects = int(np.count_nonzero(first == ord("{")))
     # No object but the annotations and the run lengths: so every key was found where it belongs.
     if np.count_nonzero(signs == ord("{")) != count + objects:
-        raise _NotPlainError
-    cuts = np.stack([begins, ends], axis=2).astype(np.int32).ravel()
-    pieces = pa.StringArray.from_buffers(len(cuts) - 1, pa.py_buffer(cuts), pa.py_buffer(text))
+        raise NotPlainError
+    word = words_of(text, begins, ends)
 
     def words(name: bytes) -> pa.Array:
-        return pieces.take(pa.array(np.arange(2 * place[name], len(cuts), 2 * len(names))))
+        return word(place[name])
 
     crowd = words(b"iscrowd")
     is_crowd = pc.equal(crowd, "1")
     if not pc.all(pc.or_(is_crowd, pc.equal(crowd, "0"))).as_py():
-        raise _NotPlainError
+        raise NotPlainError
     return PlainColumns(
         image_id=words(b"image_id").cast(pa.int64()).to_numpy(),
         category_id=words(b"category_id").cast(pa.int64()),
@@ -97,6 +97,13 @@ def _columns(text: bytes, count: int) -> PlainColumns:
     )
 
 
+def words_of(text: bytes, begins: Places, ends: Places) -> Callable[[int], pa.Array]:
+    """The texts of a column of places, of which each begins behind the end of the one before it."""
+    cuts = np.stack([begins, ends], axis=2).astype(np.int32).ravel()
+    pieces = pa.StringArray.from_buffers(len(cuts) - 1, pa.py_buffer(cuts), pa.py_buffer(text))
+    return lambda column: pieces.take(pa.array(np.arange(2 * column, len(cuts), 2 * begins.shape[1])))
+
+
 def _keys(text: bytes, signs: Signs, count: int) -> tuple[list[bytes], Places, Places]:
     """The keys of each annotation in their order, and where the quotes around them are."""
     quotes = np.flatnonzero(signs == ord('"'))
@@ -107,23 +114,23 @@ def _keys(text: bytes, signs: Signs, count: int) -> tuple[list[bytes], Places, P
     # No key of an annotation has the length and the first letter of one of these.
     for name in _NESTED:
         found = np.flatnonzero((sizes == len(name)) & (initials == name[0]))
-        _need_word(name, signs, opens[found], closes[found])
+        need_word(name, signs, opens[found], closes[found])
         outer[found] = False
     if np.count_nonzero(outer) != count * len(names):
-        raise _NotPlainError
+        raise NotPlainError
     shape = (count, len(names))
     opens, closes = opens[outer].reshape(shape), closes[outer].reshape(shape)
     for column, name in enumerate(names):
-        _need_word(name, signs, opens[:, column], closes[:, column])
+        need_word(name, signs, opens[:, column], closes[:, column])
     return names, opens, closes
 
 
-def _need_word(word: bytes, signs: Signs, opens: Places, closes: Places) -> None:
+def need_word(word: bytes, signs: Signs, opens: Places, closes: Places) -> None:
     """That the word, and nothing else, stands between the quotes."""
     begins = opens + 1
-    _need(closes - begins == len(word))
+    need(closes - begins == len(word))
     for offset, sign in enumerate(word):
-        _need(signs.take(begins + offset) == sign)
+        need(signs.take(begins + offset) == sign)
 
 
 def _first_keys(text: bytes, opens: Places, closes: Places) -> list[bytes]:
@@ -136,40 +143,40 @@ def _first_keys(text: bytes, opens: Places, closes: Places) -> list[bytes]:
         if name in _KNOWN:
             names.append(name)
     if not set(names) >= _NEEDED:
-        raise _NotPlainError
+        raise NotPlainError
     return names
 
 
-def _values(signs: Signs, opens: Places, closes: Places) -> tuple[Places, Places]:
+def values_of(signs: Signs, opens: Places, closes: Places) -> tuple[Places, Places]:
     """Where the value of each key begins and ends; between two of them there is nothing but signs."""
-    _need(signs.take(closes + 1) == ord(":"))
+    need(signs.take(closes + 1) == ord(":"))
     begins = closes + 2
     begins += signs.take(begins) == ord(" ")
     ends = np.empty_like(begins)
     ends[:, :-1] = _before(signs, opens[:, 1:] - 1, ",")
     # After the last value stand the ends of the annotation and of the list, or the next annotation.
     braces = opens[1:, 0] - 1
-    _need(signs.take(braces) == ord("{"))
+    need(signs.take(braces) == ord("{"))
     ends[:-1, -1] = _before(signs, _before(signs, braces - 1, ",") - 1, "}")
     ends[-1, -1] = len(signs) - 2
-    _need(signs[[0, 1, -2, -1]] == list(b"[{}]"))
+    need(signs[[0, 1, -2, -1]] == list(b"[{}]"))
     if opens[0, 0] != 2:
-        raise _NotPlainError
-    _need(signs.take(ends - 1) != ord(" "))
+        raise NotPlainError
+    need(signs.take(ends - 1) != ord(" "))
     return begins, ends
 
 
 def _before(signs: Signs, places: Places, sign: str) -> Places:
     """The places, less one where a blank is; ``sign`` has to be there."""
     places = places - (signs.take(places) == ord(" "))
-    _need(signs.take(places) == ord(sign))
+    need(signs.take(places) == ord(sign))
     return places
 
 
 def _boxes(words: pa.Array) -> pa.Array:
     parts = pc.split_pattern(words, ",")
     if not pc.all(pc.equal(pc.list_value_length(parts), _BOX)).as_py():
-        raise _NotPlainError
+        raise NotPlainError
     numbers = pc.ascii_trim(parts.flatten(), " ")
     offsets = np.arange(0, _BOX * len(words) + 1, _BOX, dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), _finite(numbers))
@@ -178,7 +185,7 @@ def _boxes(words: pa.Array) -> pa.Array:
 def _finite(words: pa.Array) -> pa.Array:
     numbers = words.cast(pa.float64())
     if not pc.all(pc.is_finite(numbers)).as_py():
-        raise _NotPlainError
+        raise NotPlainError
     return numbers
 
 
@@ -211,6 +218,7 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _need(holds: npt.NDArray[np.bool_]) -> None:
+def need(holds: npt.NDArray[np.bool_]) -> None:
+    """Raise NotPlainError unless all hold."""
     if not holds.all():
-        raise _NotPlainError
+        raise NotPlainError
