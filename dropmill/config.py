@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from dropmill.pipelines.config import PipelineConfig
+from dropmill.pipelines.named_files import wrong_file
+from dropmill.pipelines.runtime_env import checked_env
 from dropmill.source_config import AccessConfig, HttpConfig, SourcesConfig
+from dropmill.yaml_lines import line_of, said_twice
 from ingest.derive import Settings
 from ingest.events import DatasetRule
 from ingest.parse import Limits
@@ -60,6 +71,11 @@ class RayConfig(_Strict):
     """Tasks that are under way at once; none makes it two for each CPU."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """What the jobs of pipelines get along, as Ray knows it: env_vars, working_dir, py_modules, pip, …"""
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _ray_takes_it(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return checked_env(value, (info.context or {}).get("folder"))
 
 
 class GateConfig(_Strict):
@@ -212,6 +228,19 @@ class Config(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _files_are_there(self, info: ValidationInfo) -> Config:
+        folder = (info.context or {}).get("folder")
+        # On a cluster the steps are done elsewhere, and find their files there.
+        if folder is None or self.ray.address is not None:
+            return self
+        for place, pipeline in enumerate(self.pipelines):
+            wrong = wrong_file(pipeline.steps, folder)
+            if wrong is not None:
+                at = ("pipelines", place, *wrong.at)
+                raise PydanticCustomError("file", "{why}", {"why": wrong.why, "at": at})
+        return self
+
     def bucket_store(self) -> ObjectStore:
         """The bucket."""
         return ObjectStore.at(self.bucket, self.bucket_access.options())
@@ -272,8 +301,13 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: no YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys such as bucket and lake, found {type(content).__name__}")
+    if twice := said_twice(tree):
+        raise ConfigError(
+            f"{path}, line {twice.second}: key {twice.key!r} is there twice, first on line {twice.first}; "
+            "only one of them can count"
+        )
     try:
-        config = Config.model_validate(content)
+        config = Config.model_validate(content, context={"folder": path.resolve().parent})
     except ValidationError as error:
         raise _readable(path, tree, error) from error
     config = _from_folder(config, path.resolve().parent)
@@ -322,8 +356,9 @@ def _from_folder(config: Config, folder: Path) -> Config:
 def _readable(path: Path, tree: yaml.Node | None, error: ValidationError) -> ConfigError:
     """The first thing that is wrong, with its line."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    place = f"{path}, line {_line(tree, (*first['loc'], *first.get('ctx', {}).get('at', ())))}"
+    location = (*first["loc"], *first.get("ctx", {}).get("at", ()))
+    where = ".".join(str(part) for part in location)
+    place = f"{path}, line {line_of(tree, location)}"
     if first["type"] == "extra_forbidden":
         return UnknownKeyError(place, where, _known(first["loc"]))
     return ConfigError(f"{place}: {where or 'the file'}: {first['msg']}")
@@ -340,20 +375,3 @@ def _known(location: tuple[int | str, ...]) -> list[str]:
         model = inner[0] if inner else annotation
     prefix = "".join(f"{part}." for part in location[:-1])
     return [prefix + name for name in model.model_fields]
-
-
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    line = node.start_mark.line + 1 if node else 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not pairs:
-                break
-            line = pairs[0][0].start_mark.line + 1
-            node = pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

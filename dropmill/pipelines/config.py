@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dropmill.masks_config import MasksConfig
+from dropmill.pipelines.named_files import PATHS
 from dropmill.pipelines.steps_config import (
     AugmentConfig,
     Detector,
@@ -28,7 +29,6 @@ from quality.gate import Verdict
 from storage.errors import ConfigError
 
 _SETTINGS = ("resources", "retries", "retry_wait_s")
-_PATHS = ("spec", "pretrained", "checkpoint", "encoder", "decoder")
 
 
 class _Strict(BaseModel):
@@ -217,8 +217,6 @@ class PipelineConfig(_Strict):
         steps = []
         for step in self.steps:
             part: BaseModel = getattr(step, step.name)
-            paths = {
-                name: absolute(getattr(part, name)) for name in _PATHS if name in type(part).model_fields
-            }
+            paths = {name: absolute(getattr(part, name)) for name in PATHS if name in type(part).model_fields}
             steps.append(step.model_copy(update={step.name: part.model_copy(update=paths)}))
         return self.model_copy(update={"steps": tuple(steps)})

@@ -8,6 +8,7 @@ import pytest
 
 from dropmill.config import Config, load_config
 from storage.errors import ConfigError, UnknownKeyError
+from training.detectnet_v2.spec import default_spec, spec_text
 
 GOOD = """\
 bucket: drops
@@ -36,6 +37,14 @@ pipelines:
           options: {model: {backbone: mobilenet_v2}, train: {epochs: 2}}
       - export: {precision: fp32}
 """
+CLUSTER = """\
+bucket: drops
+lake: lake
+ray:
+  runtime_env:
+    working_dir: specs
+    env_vars: {OMP_WAIT_POLICY: PASSIVE}
+"""
 FAR = """\
 bucket: s3://drops
 bucket_access: {endpoint_url: http://a:1}
@@ -46,7 +55,11 @@ pipelines: [{name: p, steps: [masks]}]
 
 
 def write(tmp_path: Path, text: str) -> Path:
+    """The file, beside a spec and a checkpoint that it may name."""
     path = tmp_path / "dropmill.yaml"
+    (tmp_path / "specs").mkdir(exist_ok=True)
+    (tmp_path / "specs" / "train.txt").write_text(spec_text(default_spec(["car"], 320, 240)))
+    (tmp_path / "mal.pth").touch()
     path.write_text(text)
     return path
 
@@ -96,6 +109,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (GOOD.replace("gate: pass", "gate: maybe"), 7, "'pass' or 'warn'"),
         (GOOD.replace("batch_objects: 10", "batch_objects: many"), 4, "integer"),
         (GOOD.replace("bucket: drops\n", ""), 1, "bucket"),
+        (GOOD.replace("train.txt", "none.txt"), 11, "none.txt: there is no such file"),
+        (GOOD.replace("specs/train.txt", "mal.pth"), 11, "mal.pth"),
+        (GOOD.replace("- masks", "- masks: {checkpoint: none.pth}"), 9, "none.pth: there is no such file"),
+        (GOOD.replace("- masks", "- augment: {spec: dropmill.yaml}"), 9, "dropmill.yaml"),
+        (GOOD + "lake: other\n", 15, "'lake' is there twice, first on line 2"),
+        (GOOD.replace("        retries: 3", "          spec: mal.pth"), 12, "'spec' is there twice"),
+        (CLUSTER.replace("env_vars:", "env_var:"), 6, "did you mean 'env_vars'"),
+        (CLUSTER.replace("PASSIVE", "4"), 6, "Dict[str, str]"),
+        (CLUSTER.replace(": specs", ": nowhere"), 5, "nowhere is not a valid path"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
@@ -135,6 +157,17 @@ def test_a_pipeline_without_conditions_waits_for_a_hundred_images_and_a_manual_o
     assert (one.when.new_images, one.when.manual) == (100, False)
     assert (two.when.new_images, two.when.manual) == (None, True)
     assert two.steps[0].parameters["checkpoint"] == str(tmp_path / "mal.pth")
+
+
+def test_jobs_get_along_what_lies_beside_the_file_and_a_cluster_has_its_own_specs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, CLUSTER))
+    assert config.runtime_env() == {
+        "working_dir": str(tmp_path / "specs"),
+        "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"},
+    }
+    far = GOOD.replace("train.txt", "elsewhere.txt") + "ray: {address: 'ray://head:10001'}\n"
+    (pipeline,) = load_config(write(tmp_path, far)).triggers()
+    assert pipeline.steps[1].parameters["spec"].endswith("elsewhere.txt")
 
 
 def test_every_setting_is_documented() -> None:
