@@ -64,6 +64,12 @@ def _data(function: F) -> F:
     return function
 
 
+_imports = click.option(
+    "--imports", multiple=True, type=options.FILE,
+    help="A Python file whose parts the model was trained with; may come again.",
+)  # fmt: skip
+
+
 @click.command("train")
 @click.option("-e", "--experiment_spec", "--experiment_spec_file", "spec_file", type=options.FILE,
               help="A spec (YAML); without one, defaults and key=value.")  # fmt: skip
@@ -109,10 +115,12 @@ def train(
     Keys of the spec may be given as key=value, such as train.epochs=24 model.backbone=resnet18. The same
     command goes on from the last checkpoint of the results folder.
     """
-    from training.zoo.spec import load_spec
+    from training.zoo.spec import load_spec, without_effect
 
     options.quiet_logging()
     spec = load_spec(spec_file, overrides, detector=_detector(context))
+    if names := without_effect(spec):
+        click.echo(f"without an effect here: {', '.join(names)}", err=True)
     if workers > 1 or max_gpus or on_ray or ray_address:
         count = (workers, max_gpus) if max_gpus else workers
         do: Fit = partial(_with_ray, workers=count, max_failures=max_failures, address=ray_address)
@@ -163,13 +171,16 @@ def _here(
 
 @click.command("evaluate")
 @options.model_option
+@_imports
 @_data
 @click.option("--metric", "metrics", multiple=True,
               type=click.Choice(["bbox", "segm", "proposal", "proposal_fast"]),
               help="May come again; bbox, and segm for masks.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               type=click.Choice(["auto", "pycocotools", "faster_coco_eval"]))  # fmt: skip
-@click.option("-r", "--results_dir", type=options.PATH, help="For evaluation.json and the detections.")
+@click.option(
+    "-r", "--results_dir", type=options.PATH, help="For evaluation.json, and truth and detections as COCO."
+)
 @click.option("--show-dir", type=options.PATH, help="Draw every image there.")
 @click.option("--show-score", default=0.3, show_default=True, help="Draw detections from this score on.")
 @click.option("--write-lake", is_flag=True, help="With --lake: detections into the table predictions.")
@@ -179,6 +190,7 @@ def _here(
 def evaluate(
     context: click.Context,
     model: Path,
+    imports: tuple[Path, ...],
     lake_url: str | None,
     dataset: str | None,
     shards: str | None,
@@ -201,14 +213,14 @@ def evaluate(
 
     from training.zoo.checkpoint import load_detector
     from training.zoo.detectors import gives_masks
-    from training.zoo.evaluate import evaluate_detector
+    from training.zoo.evaluate import evaluate_detector, save_evaluation
     from training.zoo.results import save_drawn
 
     options.quiet_logging()
     if write_lake and lake_url is None:
         raise click.UsageError("--write-lake needs --lake")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, checkpoint = load_detector(str(model), device)
+    network, checkpoint = load_detector(str(model), device, imports=imports)
     _same_detector(context, checkpoint.spec, model)
     samples = _samples(lake_url, dataset, shards, data, images, middle, split, checkpoint.spec)
     wanted = metrics or (("bbox", "segm") if gives_masks(checkpoint.spec.model) else ("bbox",))
@@ -218,10 +230,7 @@ def evaluate(
     )  # fmt: skip
     files: list[str] = []
     if results_dir is not None:
-        results_dir.mkdir(parents=True, exist_ok=True)
-        for name, content in (("evaluation.json", report.as_dict()), ("results.bbox.json", report.results)):
-            (results_dir / name).write_text(json.dumps(content), encoding="utf-8")
-            files.append(str(results_dir / name))
+        files += map(str, save_evaluation(results_dir, report))
     if show_dir is not None:
         count = save_drawn(show_dir, report.found, checkpoint.classes, score=show_score)
         files.append(f"{show_dir} ({count} pictures)")
@@ -241,6 +250,7 @@ def evaluate(
 
 @click.command("inference")
 @options.model_option
+@_imports
 @click.option("-i", "--inference_input", "inputs", multiple=True, required=True,
               help="A picture, a folder, a glob, or a URL; may come again.")  # fmt: skip
 @click.option("-o", "--inference_output", "out", type=options.PATH, required=True, help="Results folder.")
@@ -251,6 +261,7 @@ def evaluate(
 def inference(
     context: click.Context,
     model: Path,
+    imports: tuple[Path, ...],
     inputs: tuple[str, ...],
     out: Path,
     score: float,
@@ -270,7 +281,7 @@ def inference(
 
     options.quiet_logging()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, checkpoint = load_detector(str(model), device)
+    network, checkpoint = load_detector(str(model), device, imports=imports)
     _same_detector(context, checkpoint.spec, model)
     pictures: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -321,6 +332,7 @@ def prune(context: click.Context, model: Path) -> None:
 
 @click.command("export")
 @options.model_option
+@_imports
 @click.option("-o", "--output_file", "out", type=options.PATH, help="The ONNX file (beside the model).")
 @click.option("--sample", type=options.FILE, required=True,
               help="A picture of the size that images will have; the file is checked on it.")  # fmt: skip
@@ -330,6 +342,7 @@ def prune(context: click.Context, model: Path) -> None:
 def export(
     context: click.Context,
     model: Path,
+    imports: tuple[Path, ...],
     out: Path | None,
     sample: Path,
     engine_file: Path | None,
@@ -343,7 +356,7 @@ def export(
     from training.zoo.export import export_detector
 
     options.quiet_logging()
-    network, checkpoint = load_detector(str(model))
+    network, checkpoint = load_detector(str(model), imports=imports)
     _same_detector(context, checkpoint.spec, model)
     target = out or model.with_suffix(".onnx")
     report = export_detector(
@@ -431,7 +444,9 @@ def _with_ray(
     import ray
 
     from ingest.tasks import start_ray
+    from training.zoo.loop import BEST, LAST
     from training.zoo.ray_fit import fit_with_ray
+    from training.zoo.work_dir import WorkDir
 
     start_ray(address or os.environ.get("RAY_ADDRESS"))
     try:
@@ -448,7 +463,8 @@ def _with_ray(
         )
     finally:
         ray.shutdown()
-    return result.metrics, f"{results_dir.rstrip('/')}/best.pt"
+    folder = WorkDir(results_dir)
+    return result.metrics, folder.path(BEST if folder.names(BEST) else LAST)
 
 
 def _line(metrics: Any) -> str:

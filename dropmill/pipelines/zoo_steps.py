@@ -62,7 +62,7 @@ def measure(path: Path, samples: Sequence[Sample]) -> Evaluation:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, checkpoint = load_detector(str(path), device)
+    network, checkpoint = load_detector(str(path), device, imports=None)
     return evaluate_detector(network, samples, checkpoint.classes, device=device).voc
 
 
@@ -72,7 +72,7 @@ def export(run: StepRun, path: Path, config: ExportConfig) -> tuple[Path, dict[s
     The graph has one size of images: that of most of the data set's. Raises ExportError where what it finds
     differs from what PyTorch does.
     """
-    network, checkpoint = load_detector(str(path))
+    network, checkpoint = load_detector(str(path), imports=None)
     data = read_data(run, checkpoint.spec.train.seed)
     held = [*data.test, *data.val]
     ((size, _),) = Counter((one.width, one.height) for one in held or data.train).most_common(1)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from dropmill.cli import cli
 from storage.errors import ConfigError
 from tests.training.zoo_samples import blocks
+from training.zoo.coco_eval import measure
 from training.zoo.results import coco_truth
 
 _SMALL = [
@@ -59,7 +60,12 @@ def test_a_folder_is_trained_on_evaluated_and_drawn(folder: Path) -> None:
     assert (again["images"], again["voc"]) == (6, report["voc"]), "the same pictures in shards"
     assert set(report["classes"]["bbox"]) == {"red", "blue"}
     rows = json.loads((folder / "ev" / "results.bbox.json").read_text())
-    assert {"image_id", "category_id", "bbox", "score"} <= set(rows[0])
+    assert {"image_id", "category_id", "bbox", "score"} == set(rows[0])
+    truth = json.loads((folder / "ev" / "truth.json").read_text())
+    measured = measure(truth, rows).metrics
+    assert measured == pytest.approx({k: v for k, v in report["coco"].items() if k in measured})
+    with pytest.raises(ConfigError, match="results without masks"):
+        run("ssdlite", "evaluate", "-m", best, "--data", str(folder / "set"), "--metric", "segm")
 
 
 @pytest.mark.slow

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from storage.errors import ConfigError, UnknownKeyError
 from training.samples import Sample
+from training.zoo.checkpoint import Checkpoint, checkpoint_bytes, load_detector
 from training.zoo.data import BatchOrder, DetectionDataset, classes_of
 from training.zoo.detectors import build_detector
 from training.zoo.ignore import inside
 from training.zoo.middle import middle_format, read_middle
 from training.zoo.registry import BACKBONES
 from training.zoo.schedule import learning_rate, peak_rate
-from training.zoo.spec import DataSpec, ModelSpec, TrainSpec, load_spec
+from training.zoo.spec import DataSpec, ModelSpec, TrainSpec, ZooSpec, load_spec, without_effect
 from training.zoo.weights import load_weights
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -97,6 +98,76 @@ def test_a_transformer_learns_and_needs_no_suppression(detector: str) -> None:
     assert losses[-1] < 0.8 * losses[0]
     # A query may stand for either class.
     assert len(network.eval()(images)[0]["boxes"]) <= 2 * 20
+
+
+@pytest.mark.parametrize("detector", ["rtdetr", pytest.param("dfine", marks=pytest.mark.slow)])
+def test_a_transformer_has_a_gradient_for_every_weight_without_any_object(detector: str) -> None:
+    """Processes that train together wait for each of them."""
+    pytest.importorskip("transformers")
+    spec = tiny(detector, "resnet18", neck_channels=32, queries=10, norm="batch", frozen_stages=2)
+    network = build_detector(spec, 2).train()
+    body = network.network.model.backbone.model
+    still, moving = body.embedder, body.encoder.stages[3]
+    before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (still, moving)]
+    sum(network([torch.rand(3, 64, 96)] * 2, targets(boxes=[], ignore=[]) * 2).values()).backward()
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+    assert all(torch.equal(value, before[0][name]) for name, value in still.state_dict().items())
+    assert any(not torch.equal(value, before[1][name]) for name, value in moving.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+def test_a_frozen_stage_keeps_its_weights_and_its_statistics(backbone: str) -> None:
+    network = build_detector(tiny("fcos", backbone, norm="batch", frozen_stages=2), 1).train()
+    stages = network.backbone.backbone.stages
+    before = [{k: v.clone() for k, v in stage.state_dict().items()} for stage in stages]
+    sum(network([torch.rand(3, 64, 96)] * 2, targets(boxes=[], ignore=[]) * 2).values()).backward()
+    kept = [
+        all(torch.equal(v, old[k]) for k, v in stage.state_dict().items())
+        for stage, old in zip(stages, before, strict=True)
+    ]
+    assert kept == [True, True, False, False, False]
+    assert not any(p.requires_grad for stage in stages[:2] for p in stage.parameters())
+
+
+def test_norms_of_timm_that_are_shared_or_frozen_still_activate() -> None:
+    images, found = torch.rand(1, 3, 64, 64), {}
+    for norm in ("batch", "sync", "frozen"):
+        torch.manual_seed(0)
+        spec = tiny("fcos", "timm:mobilenetv3_small_050", norm=norm)
+        with torch.inference_mode():
+            found[norm] = build_detector(spec, 1).eval().backbone.backbone(images)[-1]
+    assert torch.allclose(found["sync"], found["batch"], atol=1e-6)
+    assert torch.allclose(found["frozen"], found["batch"], atol=1e-6)
+
+
+def test_a_checkpoint_runs_no_file_that_its_user_did_not_name(tmp_path: Path) -> None:
+    parts = tmp_path / "parts.py"
+    parts.write_text(
+        "import pathlib\n"
+        "from training.zoo.registry import BACKBONES\n"
+        "pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+        "from dataclasses import replace\n"
+        "@BACKBONES.register('of_parts')\n"
+        "def of_parts(spec):\n"
+        "    return BACKBONES['mobilenet_v3_small'](replace(spec, backbone='mobilenet_v3_small'))\n"
+    )
+    model = tiny("fcos", "of_parts", imports=(str(parts),))
+    like = build_detector(tiny("fcos"), 1)
+    checkpoint = Checkpoint(spec=ZooSpec(model=model), classes=("a",), weights=like.state_dict())
+    (tmp_path / "best.pt").write_bytes(checkpoint_bytes(checkpoint))
+    with pytest.raises(ConfigError, match=r"parts\.py.*--imports FILE"):
+        load_detector(str(tmp_path / "best.pt"))
+    assert not parts.with_suffix(".ran").exists()
+    network, _ = load_detector(str(tmp_path / "best.pt"), imports=[parts])
+    assert len(network.state_dict()) == len(like.state_dict())
+
+
+def test_keys_that_steer_nothing_in_a_detector_are_named() -> None:
+    spec = load_spec(
+        None, ["model.anchor_sizes=[8,16]", "train.schedule=cosine", "train.gamma=0.5"], detector="ssdlite"
+    )
+    assert without_effect(spec) == ["model.anchor_sizes", "train.gamma"]
+    assert without_effect(load_spec(None, ["model.short_side=640"], detector="fcos")) == []
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet", "fcos", "ssdlite"])

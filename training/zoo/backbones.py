@@ -73,9 +73,27 @@ def build_backbone(spec: ModelSpec) -> nn.Module:
             f"backbone {spec.backbone!r}: its channels are {channels}; expected four, for the maps of "
             "strides 4, 8, 16 and 32"
         )
-    _set_norm(backbone, spec.norm)
+    set_norm(backbone, spec.norm)
     _freeze(backbone, spec.frozen_stages)
     return backbone
+
+
+def freeze_stage(stage: nn.Module) -> None:
+    """Keep a stage as it is: its weights, and the statistics of its norms."""
+    set_norm(stage, "frozen")
+    stage.requires_grad_(requires_grad=False)
+
+
+def set_norm(module: nn.Module, norm: str) -> None:
+    """Make the batch norms of a module ``frozen`` or ``sync``; ``batch`` is what they are."""
+    make = {"frozen": _frozen, "sync": _synchronised}.get(norm)
+    if make is None:
+        return
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _whole(make(child), child))
+        else:
+            set_norm(child, norm)
 
 
 def _resnet(spec: ModelSpec) -> nn.Module:
@@ -154,28 +172,25 @@ def _sides(blocks: Sequence[nn.Module]) -> list[int]:
     return [shape[3] for shape in _shapes(blocks)]
 
 
-def _set_norm(module: nn.Module, norm: str) -> None:
-    if norm == "sync":
-        # Built here, it takes effect only where processes train together on GPUs.
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    if norm != "frozen":
-        return
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, _frozen(child))
-        else:
-            _set_norm(child, norm)
-
-
 def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
     still = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
     tensors: dict[str, Any] = {
         key: value for key, value in norm.state_dict().items() if key != "num_batches_tracked"
     }
     still.load_state_dict(tensors)
-    # timm's norms also activate.
+    return still
+
+
+def _synchronised(norm: nn.BatchNorm2d) -> nn.Module:
+    shared = nn.SyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    shared.load_state_dict(norm.state_dict())
+    return shared
+
+
+def _whole(instead: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    """What takes the place of a norm: timm's also activate."""
     after = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
-    return nn.Sequential(still, *after) if after else still
+    return nn.Sequential(instead, *after) if after else instead
 
 
 def _freeze(backbone: nn.Module, count: int) -> None:
@@ -188,4 +203,4 @@ def _freeze(backbone: nn.Module, count: int) -> None:
             "torchvision's backbones"
         )
     for stage in stages[:count]:
-        stage.requires_grad_(requires_grad=False)
+        freeze_stage(stage)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ConfigError
+from storage.errors import ConfigError, UnknownKeyError
 from training.spec_file import bind, plain
 from training.zoo.detectors import build_detector
 from training.zoo.spec import ZooSpec
@@ -85,13 +86,26 @@ def parse_checkpoint(data: bytes, url: str) -> Checkpoint:
         raise ConfigError(f"{url}: not a whole checkpoint: {type(error).__name__}: {error}") from None
 
 
-def load_detector(url: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Checkpoint]:
-    """The trained detector of a checkpoint, ready to find; its backbone's own weights are not needed."""
-    from dataclasses import replace
+def load_detector(
+    url: str, device: torch.device | str = "cpu", *, imports: Sequence[str | Path] | None = ()
+) -> tuple[nn.Module, Checkpoint]:
+    """The trained detector of a checkpoint, ready to find; its backbone's own weights are not needed.
 
+    Files that register parts are run where ``imports`` names them: a checkpoint may come from anybody, and
+    says itself which those are. None trusts the checkpoint. Raises ``ConfigError``.
+    """
     checkpoint = read_checkpoint(url)
-    model = replace(checkpoint.spec.model, backbone_weights="")
-    network = build_detector(model, len(checkpoint.classes))
+    said = checkpoint.spec.model
+    files = said.imports if imports is None else tuple(map(str, imports))
+    try:
+        network = build_detector(replace(said, backbone_weights="", imports=files), len(checkpoint.classes))
+    except UnknownKeyError as error:
+        if files or not said.imports:
+            raise
+        raise ConfigError(
+            f"{url}: {error}; it was trained with parts from {', '.join(said.imports)}, which no checkpoint "
+            "gets to run by itself: name the file, as --imports FILE"
+        ) from None
     try:
         network.load_state_dict(dict(checkpoint.weights))
     except RuntimeError as error:

@@ -51,7 +51,7 @@ def measure(
     ``bbox`` and ``segm``: IoU 0.50 to 0.95, three areas, ``limits`` detections an image. ``proposal``: recall
     of any class at 100, 300 and 1,000 boxes. ``proposal_fast``: the same without areas and crowds, by plain
     matching. ``auto`` takes faster-coco-eval where it is installed. Raises ``ConfigError`` for results that
-    are none of that truth.
+    are none of that truth, and for boxes that are to be measured as masks.
     """
     for metric in metrics:
         if metric not in METRICS:
@@ -63,6 +63,8 @@ def measure(
             f"results for {len(strange)} images that the truth does not have, first {strange[0]}; expected "
             "results of the same data"
         )
+    if "segm" in metrics and any("segmentation" not in one for one in results):
+        raise ConfigError("metric segm: results without masks; expected those of mask_rcnn, or bbox")
     values: dict[str, float] = {}
     classes: dict[str, dict[str, dict[str, float]]] = {}
     for metric in metrics:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +22,14 @@ from training.zoo.results import coco_results, coco_truth
 
 @dataclass(frozen=True, kw_only=True)
 class ZooEvaluation:
-    """``coco`` has COCO's measures, ``voc`` the AP of each class at IoU 0.5 over all recalls (VOC 2010)."""
+    """``coco`` has COCO's measures, ``voc`` the AP of each class at IoU 0.5 over all recalls (VOC 2010).
+
+    ``truth`` and ``results`` are COCO's containers of what was to be found and of what was.
+    """
 
     coco: CocoReport
     voc: Evaluation
+    truth: dict[str, Any] = field(repr=False)
     results: list[dict[str, Any]] = field(repr=False)
     found: list[tuple[Sample, Found]] = field(repr=False)
 
@@ -94,6 +100,7 @@ def measured(
             mode="INTEGRATE",
             categories=classes,
         ),
+        truth=truth,
         results=results,
         found=list(found),
     )
@@ -106,6 +113,25 @@ def gathered(found: list[tuple[int, Found]], world: int) -> list[tuple[int, Foun
     parts: list[Any] = [None] * world
     dist.all_gather_object(parts, found)
     return sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+
+
+def save_evaluation(folder: Path, report: ZooEvaluation) -> list[Path]:
+    """Write ``evaluation.json``, ``truth.json``, ``results.bbox.json``, and of masks ``results.segm.json``.
+
+    The results number images and classes as ``truth.json`` does, with which any COCO tool measures them.
+    """
+    boxes = [{key: one[key] for key in one if key != "segmentation"} for one in report.results]
+    contents: dict[str, Any] = {
+        "evaluation.json": report.as_dict(),
+        "truth.json": report.truth,
+        "results.bbox.json": boxes,
+    }
+    if any("segmentation" in one for one in report.results):
+        contents["results.segm.json"] = report.results
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return [folder / name for name in contents]
 
 
 def _number(value: float) -> str:

@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ class _Run:
         self._spec, self._folder, self._place = spec, folder, place
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.classes = classes_of(train, spec.data.classes)
+        if spec.model.norm == "sync" and place.world > 1 and self._device.type != "cuda":
+            raise ConfigError(
+                "model.norm: sync needs GPUs where several processes train; take frozen or batch"
+            )
         self._val = list(val)
         masks = gives_masks(spec.model)
         self._metrics = spec.train.metrics or (("bbox", "segm") if masks else ("bbox",))
@@ -201,7 +206,8 @@ class _Run:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             last = (step + 1) % spec.accumulate == 0 or step + 1 == steps
-            losses = self._step(images, targets, step, move=last)
+            with self._apart(move=last):
+                losses = self._step(images, targets, step, move=last)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             if on_step is not None:
@@ -227,6 +233,11 @@ class _Run:
             ]
             yield here, there, time.monotonic() - began
             began = time.monotonic()
+
+    def _apart(self, *, move: bool) -> AbstractContextManager[Any]:
+        """Processes need not share gradients that more are added to."""
+        called = self._called
+        return called.no_sync() if isinstance(called, DistributedDataParallel) and not move else nullcontext()
 
     def _step(
         self, images: list[Tensor], targets: list[dict[str, Tensor]], step: int, *, move: bool
@@ -362,7 +373,7 @@ class _Run:
         }
         if not fits:
             raise ConfigError(
-                f"{url}: no tensor fits {self._spec.model.detector}; expected another detector's"
+                f"{url}: no tensor fits {self._spec.model.detector}; expected a checkpoint of such a detector"
             )
         self._network.load_state_dict(fits, strict=False)
         log.info("weights loaded", extra={"checkpoint": url, "taken": len(fits), "of": len(own)})

@@ -9,6 +9,13 @@ from pathlib import Path
 from storage.errors import UnknownKeyError
 from training.spec_file import read_spec
 
+_OF_PYRAMIDS = ("short_side", "long_side", "anchor_sizes")
+_WITHOUT_EFFECT = {
+    **dict.fromkeys(("faster_rcnn", "mask_rcnn", "retinanet", "fcos"), ("input_size", "queries")),
+    "ssdlite": (*_OF_PYRAMIDS, "queries"),
+    **dict.fromkeys(("rtdetr", "dfine"), (*_OF_PYRAMIDS, "neck", "head", "nms_threshold")),
+}
+"""Keys of the model that steer nothing in a detector."""
 METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 
 
@@ -146,6 +153,25 @@ class ZooSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+
+
+def without_effect(spec: ZooSpec) -> list[str]:
+    """Keys that were set, and steer nothing with the spec's other keys."""
+    unset = ZooSpec()
+    found = [
+        f"model.{key}"
+        for key in _WITHOUT_EFFECT.get(spec.model.detector, ())
+        if getattr(spec.model, key) != getattr(unset.model, key)
+    ]
+    of_schedules = {"milestones": "step", "gamma": "step"}
+    found += [
+        f"train.{key}"
+        for key, schedule in of_schedules.items()
+        if spec.train.schedule != schedule and getattr(spec.train, key) != getattr(unset.train, key)
+    ]
+    if spec.train.optimizer != "sgd" and spec.train.momentum != unset.train.momentum:
+        found.append("train.momentum")
+    return found
 
 
 def load_spec(path: Path | None, overrides: Sequence[str] = (), *, detector: str = "") -> ZooSpec:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
+from training.zoo.backbones import freeze_stage, set_norm
 from training.zoo.ignore import Target
 from training.zoo.registry import DETECTORS
 from training.zoo.spec import ModelSpec
@@ -53,7 +54,12 @@ class TransformerDetector(nn.Module):
         ]
         output = self.network(pixel_values=self._square(painted), labels=labels)
         # The whole loss once: the parts that it also gives are without their weights.
-        return {"loss_transformer": output.loss}
+        loss: Tensor = output.loss
+        for name, weight in self.network.named_parameters():
+            # Without an object nothing is denoised; processes that train together need a gradient even so.
+            if "denoising" in name:
+                loss = loss + 0 * weight.sum()
+        return {"loss_transformer": loss}
 
     def _square(self, images: list[Tensor]) -> Tensor:
         size = (self._side, self._side)
@@ -131,6 +137,11 @@ def _built(spec: ModelSpec, classes: int, name: str, family: str) -> nn.Module:
     network = getattr(transformers, f"{family}ForObjectDetection")(config)
     if spec.backbone_weights:
         load_weights(network, spec.backbone_weights)
+    seen = network.model.backbone.model
+    for stage in [seen.embedder, *seen.encoder.stages][: spec.frozen_stages]:
+        freeze_stage(stage)
+    if spec.norm == "sync":
+        set_norm(network, "sync")
     return TransformerDetector(network, spec)
 
 
