@@ -124,6 +124,10 @@ def _run(options: argparse.Namespace, folder: Path) -> list[_Row]:
     )
     left = row["left"]
     again = _plain(_from(_spec(options, options.retrain_epochs), pruned, load_graph=True))
+    often = replace(
+        again.evaluation_config, validation_period_during_training=max(options.retrain_epochs // 12, 1)
+    )
+    again = replace(again, evaluation_config=often)
     retrained = stages.train("retrained", again, train, left=left)
     short = _plain(_from(_spec(options, quick, rate=options.rate / 4), retrained, load_graph=True))
     short = replace(short, training_config=replace(short.training_config, enable_qat=True))

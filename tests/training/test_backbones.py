@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from storage.errors import ConfigError
 from training.detectnet_v2.backbones import build_backbone
+from training.detectnet_v2.backbones.backbone import normalised
 from training.detectnet_v2.spec import ModelConfig
 
 ALL = [
@@ -50,6 +53,32 @@ def test_freeze_blocks_are_numbered_as_tao_numbers_them() -> None:
     assert sorted(build_backbone(config("mobilenet_v2"), 3).freeze_ids) == list(range(14))
     assert sorted(build_backbone(config("vgg", num_layers=16), 3).freeze_ids) == [1, 2, 3, 4, 5]
     assert sorted(build_backbone(config("googlenet"), 3).freeze_ids) == list(range(10))
+
+
+def test_a_bias_before_normalisation_is_left_out_of_training_and_in_the_running_mean() -> None:
+    torch.manual_seed(1)
+    conv, bn = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, momentum=0.3)
+    nn.init.normal_(bn.weight)
+    nn.init.normal_(bn.bias)
+    other_conv, other_bn = copy.deepcopy(conv), copy.deepcopy(bn)
+    for _ in range(2):
+        seen = torch.randn(4, 3, 8, 8)
+        ours, plain = normalised(conv, bn, seen), other_bn(other_conv(seen))
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+        ours.square().sum().backward()
+        plain.square().sum().backward()
+    for one, other in zip(bn.buffers(), other_bn.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in (
+        (conv.weight, other_conv.weight),
+        (bn.weight, other_bn.weight),
+        (bn.bias, other_bn.bias),
+    ):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-3)
+    assert conv.bias is not None
+    assert conv.bias.grad is not None
+    assert not conv.bias.grad.any()
+    torch.testing.assert_close(normalised(conv.eval(), bn.eval(), seen), other_bn.eval()(other_conv(seen)))
 
 
 def test_blocks_that_nobody_reads_are_cut_off() -> None:

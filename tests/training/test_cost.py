@@ -119,21 +119,39 @@ def test_regularisation_counts_kernels_and_biases_but_no_normalisation() -> None
         model[0].weight.fill_(-2.0)
         model[0].bias.fill_(3.0)
     for kind, cost in ((RegularizerType.L1, 0.5), (RegularizerType.L2, 1.3)):
-        assert float(Regularisation(model, Regularizer(type=kind, weight=0.1)).cost()) == pytest.approx(cost)
-    assert Regularisation(model, Regularizer()).cost() == 0.0
+        found = Regularisation(model, Regularizer(type=kind, weight=0.1)).add_gradients()
+        assert float(found) == pytest.approx(cost)
+    assert Regularisation(model, Regularizer()).add_gradients() == 0.0
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [RegularizerType.L1, RegularizerType.L2])
-def test_the_gradient_of_regularisation_is_that_of_its_cost(kind: RegularizerType) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
+def test_the_gradient_of_regularisation_is_that_of_its_cost(
+    kind: RegularizerType, layout: torch.memory_format
+) -> None:
+    model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.BatchNorm2d(128), nn.Conv2d(128, 2, 1)).to(
+        memory_format=layout
+    )
     model[2].bias.requires_grad_(False)
-    seen = torch.rand(2, 3, 4, 4)
+    seen = torch.rand(2, 64, 4, 4)
     model(seen).square().sum().backward()
-    Regularisation(model, Regularizer(type=kind, weight=0.3)).add_gradients()
+    found = Regularisation(model, Regularizer(type=kind, weight=0.3)).add_gradients()
     added = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     measure = torch.abs if kind is RegularizerType.L1 else torch.square
     kernels = [model[0].weight, model[0].bias, model[2].weight]
-    (model(seen).square().sum() + 0.3 * sum(measure(one).sum() for one in kernels)).backward()
+    cost = 0.3 * sum(measure(one).sum() for one in kernels)
+    (model(seen).square().sum() + cost).backward()
+    assert float(found) == pytest.approx(cost.item(), rel=1e-5)
     for parameter, gradient in zip(model.parameters(), added, strict=True):
-        assert gradient is None if parameter.grad is None else torch.allclose(parameter.grad, gradient)
+        if parameter.grad is None:
+            assert gradient is None
+        else:
+            torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_the_gradient_of_regularisation_is_added_in_any_layout() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3)).to(memory_format=torch.channels_last)
+    model[0].weight.grad = torch.zeros(8, 4, 3, 3)
+    Regularisation(model, Regularizer(type=RegularizerType.L2, weight=0.5)).add_gradients()
+    torch.testing.assert_close(model[0].weight.grad, model[0].weight.detach(), check_stride=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from storage.errors import TrainingError
+from training.detectnet_v2.adam import FlatAdam
 from training.detectnet_v2.cost import (
     ObjectiveWeights,
     Regularisation,
@@ -40,12 +41,11 @@ class Stepper:
         self._regularisation = Regularisation(self.model, spec.training_config.regularizer)
         self._parallel = DistributedDataParallel(self.model) if world > 1 else self.model
         adam = spec.training_config.optimizer.adam
-        self._optimizer = torch.optim.Adam(
+        self._optimizer = FlatAdam(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=spec.training_config.learning_rate.soft_start_annealing_schedule.min_learning_rate,
+            rate=spec.training_config.learning_rate.soft_start_annealing_schedule.min_learning_rate,
             betas=(adam.beta1, adam.beta2),
             eps=adam.epsilon,
-            fused=True,
         )
         self._scaler = cost_scaler(self.precision, spec.training_config.cost_scaling, device)
         self.weights = ObjectiveWeights(spec.cost_function_config)
@@ -69,13 +69,13 @@ class Stepper:
             cov, bbox = self._parallel(scale_inputs(pixels.to(self._device, non_blocking=True)))
         costs = component_costs(cov, bbox, target.to(self._device), self._foreground)
         total = self.weights.total(costs)
-        value = float(total.detach() + self._regularisation.cost())
-        if not math.isfinite(value):
-            raise TrainingError(f"the cost became {value} at learning rate {rate:.3g} in {self.precision}")
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(total).backward()
+        self._optimizer.collect()
         self._scaler.unscale_(self._optimizer)
-        self._regularisation.add_gradients()
+        value = float(total.detach() + self._regularisation.add_gradients())
+        if not math.isfinite(value):
+            raise TrainingError(f"the cost became {value} at learning rate {rate:.3g} in {self.precision}")
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return costs.detach(), value

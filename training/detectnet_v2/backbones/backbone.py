@@ -6,6 +6,7 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 BN_MOMENTUM = 0.01  # the share of the new value; TAO says 0.99 for that of the old one
@@ -52,7 +53,7 @@ class Unit(nn.Module):
         self.activation = nn.ReLU() if activate else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.activation(self.bn(self.conv(features)))
+        found: Tensor = self.activation(normalised(self.conv, self.bn, features))
         return found
 
 
@@ -70,6 +71,28 @@ def convolution(
 def normalisation(width: int, *, use: bool) -> nn.Module:
     """TAO's batch normalisation, or nothing."""
     return nn.BatchNorm2d(width, eps=_BN_EPSILON, momentum=BN_MOMENTUM) if use else nn.Identity()
+
+
+def normalised(conv: nn.Module, bn: nn.Module, features: Tensor) -> Tensor:
+    """``bn(conv(features))``; while ``bn`` learns, without the work for a bias that has no effect.
+
+    Statistics of the batch take a bias away again, so that the gradient of the cost by it is zero (Ioffe and
+    Szegedy 2015, arXiv 1502.03167, section 3.2). Only the running mean holds it.
+    """
+    if type(conv) is not nn.Conv2d or conv.bias is None or type(bn) is not nn.BatchNorm2d or not bn.training:
+        found: Tensor = bn(conv(features))
+        return found
+    assert bn.running_mean is not None
+    assert bn.num_batches_tracked is not None
+    assert bn.momentum is not None
+    found = F.conv2d(features, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    # The bias takes part with a gradient of zero: processes that train together wait for each parameter's.
+    shift = bn.bias + 0 * conv.bias
+    found = F.batch_norm(found, bn.running_mean, bn.running_var, bn.weight, shift, True, bn.momentum, bn.eps)
+    bn.num_batches_tracked.add_(1)
+    # ``data``: the backward pass holds the running mean, without reading it.
+    bn.running_mean.data.add_(conv.bias.detach(), alpha=bn.momentum)
+    return found
 
 
 def letters(index: int) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from training.detectnet_v2.backbones.backbone import Backbone, convolution, letters, normalisation
+from training.detectnet_v2.backbones.backbone import Backbone, convolution, letters, normalisation, normalised
 
 # depth -> (blocks in each stage, convolutions in a block)
 _DEPTHS = {
@@ -75,7 +75,7 @@ class ResNet(Backbone):
         self.out_channels = width
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.pool(torch.relu(self.bn_conv1(self.conv1(images))))
+        features = self.pool(torch.relu_(normalised(self.conv1, self.bn_conv1, images)))
         for name in self.block_names:
             features = self.get_submodule(name)(features)
         return features
@@ -101,9 +101,12 @@ class Block(nn.Module):
             self.bn_shortcut = normalisation(width, use=use_batch_norm)
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = self.bn_shortcut(self.conv_shortcut(features)) if self.projects else features
+        shortcut = features
+        if self.projects:
+            shortcut = normalised(self.conv_shortcut, self.bn_shortcut, features)
         for number in range(1, self.length + 1):
-            features = self.get_submodule(f"bn_{number}")(self.get_submodule(f"conv_{number}")(features))
+            conv, bn = self.get_submodule(f"conv_{number}"), self.get_submodule(f"bn_{number}")
+            features = normalised(conv, bn, features)
             if number < self.length:
-                features = torch.relu(features)
-        return torch.relu(features + shortcut)
+                features = torch.relu_(features)
+        return torch.relu_(features + shortcut)
