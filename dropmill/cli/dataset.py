@@ -15,6 +15,7 @@ from dropmill.cli.auto_label import auto_label
 from dropmill.cli.expectations import expectations
 from dropmill.cli.masks import masks
 from dropmill.cli.shards import shards
+from dropmill.cli.zoo_data import middle
 from transforms.conversion.convert import Report, convert
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
@@ -31,6 +32,7 @@ command.add_command(auto_label)
 command.add_command(augmentation)
 command.add_command(expectations)
 command.add_command(masks)
+command.add_command(middle)
 command.add_command(shards)
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dropmill.cli.detectnet_v2 import options
+from dropmill.cli.zoo_data import data_options, of_split, read_samples
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.samples import Sample
     from training.zoo.spec import ZooSpec
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 Fit = Callable[["ZooSpec", "list[Sample]", "list[Sample]", str], tuple[dict[str, Any], str]]
 
@@ -32,7 +30,9 @@ DETECTORS = {
     "ssdlite": "SSDlite: small and fast, for a square input.",
     "rtdetr": "RT-DETR: a transformer that needs no suppression.",
     "dfine": "D-FINE: RT-DETR whose boxes are distributions that every layer refines.",
+    "detector": "The one that model.detector of the spec names, such as one of your own.",
 }
+_OF_THE_SPEC = "detector"
 
 
 def zoo_commands() -> list[click.Group]:
@@ -47,23 +47,6 @@ def _group(name: str, about: str) -> click.Group:
     return group
 
 
-def _data(function: F) -> F:
-    """Where samples come from."""
-    for option in (
-        click.option("--split", help="Take this split alone, such as test."),
-        click.option("--middle", type=options.FILE, help="A file in MMDetection's middle format (JSON)."),
-        click.option(
-            "--images", type=options.PATH, help="With --data or --middle: the folder of the images."
-        ),
-        click.option("--shards", help="Folder or URL of shards in the format webdataset."),
-        click.option("--data", type=options.PATH, help="A folder of images and labels, or a label file."),
-        options.dataset,
-        click.option("--lake", "lake_url", help="Folder or URL of a lake."),
-    ):
-        function = option(function)
-    return function
-
-
 _imports = click.option(
     "--imports", multiple=True, type=options.FILE,
     help="A Python file whose parts the model was trained with; may come again.",
@@ -74,7 +57,7 @@ _imports = click.option(
 @click.option("-e", "--experiment_spec", "--experiment_spec_file", "spec_file", type=options.FILE,
               help="A spec (YAML); without one, defaults and key=value.")  # fmt: skip
 @click.option("-r", "--results_dir", required=True, help="Folder or URL for checkpoints and metrics.")
-@_data
+@data_options
 @click.option("--val-data", type=options.PATH, help="Validate on this folder (else on the split val).")
 @click.option("--val-images", type=options.PATH, help="With --val-data: the folder of its images.")
 @click.option("--gpus", "workers", default=1, show_default=True, type=click.IntRange(1),
@@ -118,7 +101,7 @@ def train(
     from training.zoo.spec import load_spec, without_effect
 
     options.quiet_logging()
-    spec = load_spec(spec_file, overrides, detector=_detector(context))
+    spec = load_spec(spec_file, overrides, detector=_asked(context))
     if names := without_effect(spec):
         click.echo(f"without an effect here: {', '.join(names)}", err=True)
     if workers > 1 or max_gpus or on_ray or ray_address:
@@ -133,9 +116,9 @@ def train(
             from dropmill.zoo_run import zoo_run
 
             run = stack.enter_context(zoo_run(lake_url, dataset, spec))
-            samples = _of_split(run.samples, split)
+            samples = of_split(run.samples, split)
         else:
-            samples = _samples(lake_url, dataset, shards, data, images, middle, split, spec)
+            samples = read_samples(lake_url, dataset, shards, data, images, middle, split, spec.data.classes)
         samples, held = _sides(spec, samples, val_data, val_images)
         metrics, best = do(spec, samples, held, results_dir)
         if run is not None:
@@ -153,7 +136,7 @@ def _sides(
     from training.samples import split_samples
 
     if val_data is not None:
-        return samples, _samples(None, None, None, val_data, val_images, None, None, spec)
+        return samples, read_samples(None, None, None, val_data, val_images, None, None, spec.data.classes)
     return split_samples(samples, val_share=spec.data.val_share, seed=spec.train.seed)
 
 
@@ -172,7 +155,7 @@ def _here(
 @click.command("evaluate")
 @options.model_option
 @_imports
-@_data
+@data_options
 @click.option("--metric", "metrics", multiple=True,
               type=click.Choice(["bbox", "segm", "proposal", "proposal_fast"]),
               help="May come again; bbox, and segm for masks.")  # fmt: skip
@@ -222,7 +205,9 @@ def evaluate(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, checkpoint = load_detector(str(model), device, imports=imports)
     _same_detector(context, checkpoint.spec, model)
-    samples = _samples(lake_url, dataset, shards, data, images, middle, split, checkpoint.spec)
+    samples = read_samples(
+        lake_url, dataset, shards, data, images, middle, split, checkpoint.spec.data.classes
+    )
     wanted = metrics or (("bbox", "segm") if gives_masks(checkpoint.spec.model) else ("bbox",))
     report = evaluate_detector(
         network, samples, checkpoint.classes, metrics=wanted, batch_size=batch_size, device=device,
@@ -383,52 +368,18 @@ def _detector(context: click.Context) -> str:
     return str(context.parent.info_name if context.parent is not None else "")
 
 
+def _asked(context: click.Context) -> str:
+    """The detector that the command is of; nothing where the spec names it."""
+    name = _detector(context)
+    return "" if name == _OF_THE_SPEC else name
+
+
 def _same_detector(context: click.Context, spec: ZooSpec, model: Path) -> None:
-    asked = _detector(context)
-    if spec.model.detector != asked:
+    asked = _asked(context)
+    if asked and spec.model.detector != asked:
         raise ConfigError(
             f"{model}: a {spec.model.detector}; take `model {spec.model.detector} {context.info_name}`"
         )
-
-
-def _samples(
-    lake_url: str | None,
-    dataset: str | None,
-    shards: str | None,
-    data: Path | None,
-    images: Path | None,
-    middle: Path | None,
-    split: str | None,
-    spec: ZooSpec,
-) -> list[Sample]:
-    given = sum(one is not None for one in (lake_url, shards, data, middle))
-    if given != 1:
-        raise click.UsageError("give one of --lake (with --dataset), --shards, --data and --middle")
-    samples: Sequence[Sample]
-    if shards is not None:
-        from training.shard_samples import read_shard_samples
-
-        samples = read_shard_samples(shards)
-    elif data is not None:
-        from dropmill.folder_samples import read_folder_samples
-
-        samples = read_folder_samples(data, images)
-    elif middle is not None:
-        from training.zoo.middle import read_middle
-
-        samples = read_middle(middle, images or "", spec.data.classes)
-    else:
-        samples = options.lake_samples(lake_url, dataset)
-    return _of_split(samples, split)
-
-
-def _of_split(samples: Sequence[Sample], split: str | None) -> list[Sample]:
-    if split is None:
-        return list(samples)
-    found = [replace(one, split=None) for one in samples if one.split == split]
-    if not found:
-        raise ConfigError(f"no sample of the split {split!r}")
-    return found
 
 
 def _with_ray(

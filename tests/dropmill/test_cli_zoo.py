@@ -129,6 +129,61 @@ def test_detections_become_rows_that_sql_joins_to_annotations(folder: Path, lake
 
 
 @pytest.mark.slow
+def test_the_queries_of_the_documentation_say_what_is_wrong(folder: Path, lake: str) -> None:
+    """On detections that are known: an object found, one taken for another, one missed, and a ghost."""
+    import numpy as np
+
+    from dropmill.lake_samples import read_samples
+    from dropmill.predictions import write_predictions
+    from storage.lake import Lake
+    from training.zoo.predict import Found
+
+    opened = Lake.open(lake)
+    samples = sorted(read_samples(opened, "blocks", opened.snapshot()).samples, key=lambda one: one.id)
+    classes = ("red", "blue")
+    found = []
+    for sample in samples:
+        labels = np.array([classes.index(name) for name in sample.categories])
+        found.append((sample, Found(sample.boxes, np.full(len(labels), 0.9), labels)))
+    first, second, third = (one for one, _ in found[:3])
+    swapped = 1 - found[0][1].labels
+    found[0] = (first, Found(first.boxes, found[0][1].scores, swapped))
+    found[1] = (second, Found(second.boxes[:0], np.zeros(0), np.zeros(0, np.int64)))
+    ghost = np.concatenate([third.boxes, third.boxes[:1] * 0 + [90.0, 0, 95, 5]])
+    found[2] = (
+        third, Found(ghost, np.full(len(ghost), 0.8), np.append(found[2][1].labels, 0))
+    )  # fmt: skip
+    write_predictions(lake, "blocks", "known", found, classes)
+    page = (Path(__file__).parents[2] / "docs" / "detectors.md").read_text()
+    queries = [part.split("```", 1)[0] for part in page.split("```sql\n")[1:]]
+    opened = Lake.open(lake)
+    opened.table("predictions").delete("model <> 'known'")
+    sizes, worst, instead = (Lake.open(lake).sql(query).to_pylist() for query in queries)
+    assert sum(row["false_positives"] for row in sizes) == len(first.boxes) + 1
+    assert {row["size"] for row in sizes if row["category"] == "red" and row["false_positives"]} <= {"small"}
+    by_sample = {row["sample"]: (row["missed"], row["wrong"]) for row in worst}
+    assert by_sample[first.id] == (len(first.boxes), len(first.boxes))
+    assert by_sample[second.id] == (len(second.boxes), 0)
+    assert by_sample[third.id] == (0, 1)
+    assert all(by_sample[one.id] == (0, 0) for one, _ in found[3:])
+    assert worst[0]["missed"] + worst[0]["wrong"] == max(map(sum, by_sample.values()))
+    said = {(row["said"], row["instead"]): row["detections"] for row in instead}
+    assert said.pop(("red", "background")) == 1
+    assert sum(said.values()) == len(first.boxes)
+    assert all(set(pair) == {"red", "blue"} for pair in said)
+
+
+@pytest.mark.slow
+def test_labels_become_a_file_in_the_middle_format_that_training_takes(folder: Path) -> None:
+    words = ["dataset", "middle", "--data", str(folder / "set"), "-o", str(folder / "middle.json")]
+    CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False)
+    best = str(folder / "run" / "best.pt")
+    ours = run("ssdlite", "evaluate", "-m", best, "--data", str(folder / "set"), "--json")
+    said = run("detector", "evaluate", "-m", best, "--middle", str(folder / "middle.json"), "--json")
+    assert json.loads(said) == json.loads(ours)
+
+
+@pytest.mark.slow
 def test_wrong_words_are_answered_with_what_to_do(folder: Path) -> None:
     best = str(folder / "run" / "best.pt")
     with pytest.raises(ConfigError, match="take `model ssdlite evaluate`"):

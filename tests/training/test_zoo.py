@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import ConfigError, UnknownKeyError
+from storage.errors import ConfigError, UnknownKeyError, UnreadableError
 from training.samples import Sample
 from training.zoo.checkpoint import Checkpoint, checkpoint_bytes, load_detector
 from training.zoo.data import BatchOrder, DetectionDataset, classes_of
 from training.zoo.detectors import build_detector
 from training.zoo.ignore import inside
-from training.zoo.middle import middle_format, read_middle
+from training.zoo.middle import first_middle_format, middle_format, read_middle
 from training.zoo.registry import BACKBONES
 from training.zoo.schedule import learning_rate, peak_rate
 from training.zoo.spec import DataSpec, ModelSpec, TrainSpec, ZooSpec, load_spec, without_effect
@@ -354,9 +354,37 @@ def test_the_first_middle_format_counts_labels_from_one(tmp_path: Path) -> None:
     assert first.ignore.tolist() == [False, True]
     assert first.uri == "images/a.jpg"
     assert second.categories == ()
+    (tmp_path / "bare.json").write_text(
+        '[{"filename": "a.jpg", "width": 20, "height": 10, "ann": {"bboxes": [], "labels": [],'
+        ' "bboxes_ignore": [[0, 0, 5, 5]]}}]'
+    )
+    assert read_middle(tmp_path / "bare.json", "", ["cat"])[0].categories == ("*",)
+    for wrong in ('"bboxes": [[1, 2, 3, 4]], "labels": []', '"bboxes": [[1, 2, 3, NaN]], "labels": [1]'):
+        (tmp_path / "wrong.json").write_text(
+            f'[{{"filename": "a.jpg", "width": 20, "height": 10, "ann": {{{wrong}}}}}]'
+        )
+        with pytest.raises(UnreadableError, match="entry 0: 1 boxes"):
+            read_middle(tmp_path / "wrong.json", "", ["cat"])
     (tmp_path / "old.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ConfigError, match="a pickle, which runs code"):
         read_middle(tmp_path / "old.pkl")
+
+
+def test_ignored_regions_go_out_in_both_middle_formats_and_come_back(tmp_path: Path) -> None:
+    import json
+
+    boxes = np.array([[1.0, 2, 3, 4], [5, 5, 9, 9], [0, 0, 8, 8], [0, 0, 2, 2]])
+    names, ignore = ("dog", "cat", "DontCare", "bird"), np.array([False, True, True, False])
+    sample = Sample("a", "a.jpg", 20, 10, None, boxes, names, ignore)
+    for content in (middle_format([sample], ["cat", "dog"]), first_middle_format([sample], ["cat", "dog"])):
+        (tmp_path / "middle.json").write_text(json.dumps(content))
+        (back,) = read_middle(tmp_path / "middle.json", "", ["cat", "dog"])
+        said = sorted(zip(back.categories, back.ignore.tolist(), back.boxes.tolist(), strict=True))
+        # The region of all classes is one of each; the bird is of no class that was asked for.
+        assert said == [
+            ("cat", True, [0, 0, 8, 8]), ("cat", True, [5, 5, 9, 9]), ("dog", False, [1, 2, 3, 4]),
+            ("dog", True, [0, 0, 8, 8]),
+        ]  # fmt: skip
 
 
 def test_the_zoo_imports_without_the_packages_of_the_lake() -> None:

@@ -50,8 +50,11 @@ def build_detector(spec: ModelSpec, classes: int) -> nn.Module:
 
 
 def gives_masks(spec: ModelSpec) -> bool:
-    """Whether the detector finds masks, and needs them to learn."""
-    return spec.detector == "mask_rcnn"
+    """Whether the detector finds masks, and needs them to learn: one of your own says so by an attribute
+    ``gives_masks`` of the function that is registered.
+    """
+    own = spec.detector in DETECTORS and getattr(DETECTORS[spec.detector], "gives_masks", False)
+    return spec.detector == "mask_rcnn" or bool(own)
 
 
 @DETECTORS.register("faster_rcnn")

@@ -9,14 +9,16 @@ knows, run code when they are read, and are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storage.errors import ConfigError, UnreadableError
+from training.evaluation.detections import EVERY_CATEGORY
 from training.samples import Sample
+from training.zoo.data import speaks_of_all
 
 _MAX_BYTES = 2 << 30
 
@@ -45,8 +47,10 @@ def read_middle(path: str | Path, images: str | Path = "", classes: Sequence[str
 
 
 def middle_format(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
-    """Samples in the middle format of MMDetection 3; objects of other classes are left out."""
-    numbers = {name: number for number, name in enumerate(classes)}
+    """Samples in the middle format of MMDetection 3, labels from 0.
+
+    Objects of other classes are left out; a region where no class counts is one of each.
+    """
     return {
         "metainfo": {"classes": list(classes)},
         "data_list": [
@@ -55,21 +59,41 @@ def middle_format(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str
                 "height": sample.height,
                 "width": sample.width,
                 "instances": [
-                    {"bbox": box, "bbox_label": numbers[name], "ignore_flag": int(ignore)}
+                    {"bbox": box, "bbox_label": label, "ignore_flag": int(ignore)}
                     | ({"mask": json.loads(shape)} if shape else {})
-                    for box, name, ignore, shape in zip(
-                        sample.boxes.tolist(),
-                        sample.categories,
-                        sample.ignore.tolist(),
-                        sample.shapes or [None] * len(sample.categories),
-                        strict=True,
-                    )
-                    if name in numbers
+                    for box, label, ignore, shape in _written(sample, classes)
                 ],
             }
             for sample in samples
         ],
     }
+
+
+def first_middle_format(samples: Sequence[Sample], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The same in the format of MMDetection 1: labels from 1, what is ignored apart, no masks."""
+    entries = []
+    for sample in samples:
+        ann: dict[str, list[Any]] = {"bboxes": [], "labels": [], "bboxes_ignore": [], "labels_ignore": []}
+        for box, label, ignore, _ in _written(sample, classes):
+            ending = "_ignore" if ignore else ""
+            ann[f"bboxes{ending}"].append(box)
+            ann[f"labels{ending}"].append(label + 1)
+        entries.append({"filename": sample.uri, "width": sample.width, "height": sample.height, "ann": ann})
+    return entries
+
+
+def _written(sample: Sample, classes: Sequence[str]) -> Iterator[tuple[list[float], int, bool, str | None]]:
+    """Box, label from 0, whether it is ignored, and shape of each object."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    shapes = sample.shapes or [None] * len(sample.categories)
+    for box, name, ignore, shape in zip(
+        sample.boxes.tolist(), sample.categories, sample.ignore.tolist(), shapes, strict=True
+    ):
+        if name in numbers:
+            yield box, numbers[name], ignore, shape
+        elif ignore and speaks_of_all(name):
+            for label in numbers.values():
+                yield box, label, True, shape
 
 
 def _content(path: Path) -> Any:
@@ -90,7 +114,11 @@ def _sample(entry: Any, place: str, path: Path, images: str, names: tuple[str, .
         name = str(entry["img_path"] if "img_path" in entry else entry["filename"])
         boxes, labels, ignore, shapes = _objects(entry)
         array = np.array(boxes, np.float64).reshape(-1, 4)
-        categories = tuple(_name(int(label) - first, names) for label in labels)
+        if len(labels) != len(array) or not np.isfinite(array).all():
+            raise ValueError(f"{len(array)} boxes and {len(labels)} labels; expected as many, and numbers")
+        categories = tuple(
+            EVERY_CATEGORY if label is None else _name(int(label) - first, names) for label in labels
+        )
         return Sample(
             id=str(Path(name).with_suffix("")),
             uri=f"{images.rstrip('/')}/{name}" if images and not name.startswith("/") else name,
@@ -116,7 +144,8 @@ def _objects(entry: Any) -> tuple[list[Any], list[Any], list[bool], list[str | N
         return boxes, labels, [bool(one.get("ignore_flag")) for one in found], shapes
     said = entry.get("ann", {})
     sure, other = said.get("bboxes", []), said.get("bboxes_ignore", [])
-    labels = [*said.get("labels", []), *said.get("labels_ignore", [])]
+    # Without labels, what is ignored is so for all classes.
+    labels = [*said.get("labels", []), *said.get("labels_ignore", [None] * len(other))]
     ignore = [False] * len(sure) + [True] * len(other)
     return [*sure, *other], labels, ignore, [None] * len(ignore)
 
