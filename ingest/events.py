@@ -86,14 +86,14 @@ def work_order(event: Event) -> tuple[str, int, str, str]:
 
     The order changes no result, only how often a sample is derived again.
     """
-    *folders, last = event.key.split("/")
+    folders, _, last = event.key.rpartition("/")
     name = last.lower()
     dot = name.rfind(".")
     suffix = name[dot:] if 0 < dot < len(name) - 1 else ""
     first = (
         suffix in {".yaml", ".yml", ".names", ".data"}
         or name in {"classes.txt", "train.txt", "val.txt", "test.txt", "trainval.txt", "valid.txt"}
-        or "ImageSets" in folders
+        or ("ImageSets" in folders and "ImageSets" in folders.split("/"))
     )
     rank = 0 if first else 2 if suffix in {".json", ".jsonl"} else 1
     return event.dataset, rank, stem_of(without_extension(event.key)), event.key

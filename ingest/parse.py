@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -37,6 +40,7 @@ MASK_FOLDER = re.compile(
     re.IGNORECASE,
 )
 _TRIES = 3
+_TEXTS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ class Parsed:
     labels: pa.Table = field(default_factory=schemas.without(schemas.LABELS, "batch").empty_table)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Simple:
     """An object whose rows wait for those of the others: a table for each would take most of the time."""
 
@@ -86,7 +90,7 @@ class _Simple:
     rows: Rows | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Text:
     """A small text that has been read, and waits to be looked at together with others."""
 
@@ -103,15 +107,21 @@ def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule
     """Read and parse the objects of put events; each is read at its planned version or not at all."""
     use_c_memory()
     # Rows of many objects wait for each other, and none of them is garbage.
-    with no_garbage_collection():
-        read = [_parse_object(store, event, rule, limits) for event in events]
-        parts, block = _of_texts(read)
+    with no_garbage_collection(), ThreadPoolExecutor(1) as pool:
+        texts = _Texts(pool)
+        read = []
+        for event in events:
+            part = _parse_object(store, event, rule, limits)
+            read.append(part)
+            if isinstance(part, _Text):
+                texts.add(part)
+        parts, blocks = _of_texts(read, *texts.rows())
     parsed = merge([part for part in parts if isinstance(part, Parsed)])
     simple = [part for part in parts if isinstance(part, _Simple)]
     outcomes = tuple(
         o for part in parts for o in (part.outcomes if isinstance(part, Parsed) else [part.outcome])
     )
-    return replace(merge([parsed, _of_simple(simple, block)]) if simple else parsed, outcomes=outcomes)
+    return replace(merge([parsed, _of_simple(simple, blocks)]) if simple else parsed, outcomes=outcomes)
 
 
 def merge(parts: Sequence[Parsed]) -> Parsed:
@@ -122,9 +132,35 @@ def merge(parts: Sequence[Parsed]) -> Parsed:
     return Parsed(outcomes=tuple(outcome for part in parts for outcome in part.outcomes), **tables)
 
 
-def _of_texts(read: Sequence[Parsed | _Simple | _Text]) -> tuple[list[Parsed | _Simple], Block]:
+class _Texts:
+    """Texts at which another thread looks, many at a time, while further ones are read."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._waiting: list[tuple[str, bytes]] = []
+        self._found: list[Future[tuple[list[bool], Block]]] = []
+
+    def add(self, text: _Text) -> None:
+        self._waiting.append((text.path, text.data))
+        if len(self._waiting) >= _TEXTS_AT_ONCE:
+            self._look()
+
+    def rows(self) -> tuple[list[bool], list[Block]]:
+        """Which of all texts are plain, and the rows of those."""
+        if self._waiting:
+            self._look()
+        found = [one.result() for one in self._found]
+        return [fit for fits, _ in found for fit in fits], [block for _, block in found]
+
+    def _look(self) -> None:
+        self._found.append(self._pool.submit(plain_kitti, self._waiting))
+        self._waiting = []
+
+
+def _of_texts(
+    read: Sequence[Parsed | _Simple | _Text], fits: Sequence[bool], blocks: list[Block]
+) -> tuple[list[Parsed | _Simple], list[Block]]:
     """The same objects with every text looked at, and the rows of those whose part says nothing of them."""
-    fits, block = plain_kitti([(part.path, part.data) for part in read if isinstance(part, _Text)])
     fit = iter(fits)
     parts: list[Parsed | _Simple] = []
     for part in read:
@@ -135,7 +171,7 @@ def _of_texts(read: Sequence[Parsed | _Simple | _Text]) -> tuple[list[Parsed | _
             parts.append(_Simple(outcome, part.dataset))
         else:
             parts.append(_parse_text(part))
-    return parts, block
+    return parts, blocks
 
 
 def _parse_text(text: _Text) -> Parsed:
@@ -147,21 +183,22 @@ def _parse_text(text: _Text) -> Parsed:
         return _quarantined(text.event, _too_large(text.event))
 
 
-def _of_simple(simple: Sequence[_Simple], block: Block) -> Parsed:
+def _of_simple(simple: Sequence[_Simple], blocks: Sequence[Block]) -> Parsed:
     """The tables of many objects, built once."""
     images = [part.image for part in simple if part.image is not None]
     gathered = Gathered()
-    blocks: list[_Simple] = []
+    plain: list[_Simple] = []
     datasets = []
     for part in simple:
         if part.rows is not None:
             gathered.add(part.outcome.event.key, part.rows)
             datasets.append(part.dataset)
         elif part.image is None:
-            blocks.append(part)
-    if blocks:
-        gathered.add_block([part.outcome.event.key for part in blocks], block)
-        datasets = [part.dataset for part in blocks] + datasets
+            plain.append(part)
+    keys = iter([part.outcome.event.key for part in plain])
+    for block in blocks:
+        gathered.add_block(list(islice(keys, len(block.counts))), block)
+    datasets = [part.dataset for part in plain] + datasets
     tables = gathered.tables()
     of_file = pa.array(datasets, pa.string())
     owner = np.repeat(np.arange(len(datasets)), tables["mentions"]["instances"].to_numpy())
@@ -242,7 +279,7 @@ def _read(
     path = dataset_path(event.key, prefix)
     head = file.read(_HEAD_BYTES)
     kind = is_image(head[:_SIGNATURE_BYTES])
-    if kind and MASK_FOLDER.search(path):
+    if kind and _has_masks(path[: path.rfind("/") + 1]):
         return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
     if kind or (not head and _looks_like_image(path)):
         return _read_image(store, event, file, head, path, dataset, limits)
@@ -260,6 +297,12 @@ def _read(
     if rows := plain_rows(data, path):
         return _Simple(Outcome(event=event, state="done", kind="label", format=rows.form), dataset, rows=rows)
     return _delivered(event, dataset, read_label(data, path))
+
+
+@lru_cache(maxsize=10_000)
+def _has_masks(folder: str) -> bool:
+    """Whether pictures in a folder, of which thousands share one, are masks of others."""
+    return MASK_FOLDER.search(folder) is not None
 
 
 def _delivered(event: Event, dataset: str, delivery: Delivery) -> Parsed:

@@ -330,7 +330,8 @@ def refused_because(key: str) -> str | None:
 
 def checked_key(key: str) -> str:
     """Return ``key``, or raise where it would lead out of its store."""
-    if key.startswith("/") or "\\" in key or "\x00" in key or ".." in key.split("/"):
+    leads_up = ".." in key and ".." in key.split("/")
+    if leads_up or key.startswith("/") or "\\" in key or "\x00" in key:
         raise StoreError(f"{key!r} is no key of an object: it leads out of its store", key=key)
     return key
 

@@ -20,9 +20,11 @@ _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_PLAIN = _JPEG_FRAMES | {0xE0, 0xEE, 0xDB, 0xC4, 0xDD, 0xFE}
 _HEAD = 64
 _SHORT = 1 << 14
-_LAST = 2 * _SHORT
+_USUAL = 1 << 13
 _MAX_SEGMENTS = 10_000
 _PALETTE = 3
+# What stands around the data of the last chunk of pixels and of the end mark.
+_PNG_FRAMES = 24
 _PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 # By colour type: grey, true colour, palette (which holds colours), grey and colour with alpha.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
@@ -39,7 +41,7 @@ _PNG_PLAIN = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Structure:
     """``broken``: what is certainly wrong. ``doubtful``: why only decoding can tell."""
 
@@ -140,7 +142,7 @@ def _png(at: At, size_bytes: int) -> Structure:
         if name == b"eXIf" and length < _BLOCK:
             exif = body[4:]
         if name == b"IDAT":
-            if not has_data and not sure and length <= _SHORT and _ends_in_pixels(at, size_bytes):
+            if not has_data and not sure and length <= _SHORT and _ends_in_pixels(at, size_bytes, length):
                 has_data = True
                 break
             has_data = True
@@ -153,9 +155,13 @@ def _png(at: At, size_bytes: int) -> Structure:
     return Structure(bit_depth=depth, exif=exif, size=size, channels=channels if size else None)
 
 
-def _ends_in_pixels(at: At, size_bytes: int) -> bool:
-    """Whether the chunks at the end of a PNG file are pixels and the end mark, and nothing more."""
-    tail = at(size_bytes - _LAST, _LAST)
+def _ends_in_pixels(at: At, size_bytes: int, length: int) -> bool:
+    """Whether the chunks at the end of a PNG file are pixels and the end mark, and nothing more.
+
+    Chunks of pixels are mostly as long as the first, ``length``, or 8 KiB, and the last is shorter.
+    """
+    count = min(max(length, _USUAL) + _PNG_FRAMES, size_bytes)
+    tail = at(size_bytes - count, count)
     place = tail.find(b"IDAT") - 4
     while 0 <= place <= len(tail) - 24 and tail[place + 4 : place + 8] == b"IDAT":
         place += 12 + int.from_bytes(tail[place : place + 4], "big")
