@@ -120,8 +120,10 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        scheme = "dark" if dark else "light"
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        # Without motion nothing is looked at half way from one colour to the next.
+        wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
 
     def shoot(self, path: Path) -> None:
         """A picture of the window."""

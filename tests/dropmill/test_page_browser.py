@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,63 @@ def test_batches_appear_as_they_are_committed_and_every_view_has_its_landmarks(
             "[...document.querySelectorAll('main table')].every((t) => t.caption?.textContent)"
         )
     assert browser.run("document.querySelectorAll('header, nav, main, footer').length") == 4
+
+
+def test_a_filter_is_chosen_by_keys_and_keeps_the_focus(browser: Browser) -> None:
+    go(browser, "#/gallery")
+    browser.wait(
+        "[...document.querySelectorAll('#filter-category option')].some((o) => o.value === 'airliner')"
+    )
+    browser.run("document.querySelector('#filter-category').focus()")
+    options = browser.run("[...document.querySelectorAll('#filter-category option')].map((o) => o.value)")
+    for wanted in options[1:3]:
+        browser.press("ArrowDown", code=40)
+        browser.wait(f"new URLSearchParams(location.hash.split('?')[1]).get('category') === {wanted!r}")
+        browser.wait("document.activeElement?.id === 'filter-category'")
+        browser.wait(f"document.activeElement.value === {wanted!r}")
+
+
+def test_what_is_new_takes_the_focus_from_nobody(browser: Browser, served: Served) -> None:
+    go(browser, "#/batches")
+    rows = browser.wait("document.querySelectorAll('main tbody tr').length")
+    for chosen in ("h1", "[role=group]"):
+        browser.run(f"document.querySelector('main {chosen}').focus()")
+        served.mill.image(f"late/{chosen[1:3]}.png")
+        served.mill.ingest()
+        rows += 1
+        browser.wait(f"document.querySelectorAll('main tbody tr').length === {rows}")
+        assert browser.run(f"document.activeElement === document.querySelector('main {chosen}')")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, served: Served, *, dark: bool) -> None:
+    script = (resources.files("axe_core_python") / "axe.min.js").read_text()
+    (box,) = served.mill.rows("SELECT sample FROM annotations WHERE dataset = 'aircraft' LIMIT 1")
+    browser.look(1280, 900, dark=dark)
+    browser.run(f"{script}; true")
+    wrong = {}
+    for place, there in {
+        "#/": ".cards .card",
+        "#/dataset?name=aircraft": "svg.chart",
+        "#/gallery?dataset=aircraft": ".gallery li",
+        f"#/sample?dataset=aircraft&sample={box['sample']}": ".sample tbody tr",
+        "#/batches": "tbody tr",
+        "#/quarantine": "tbody tr",
+        "#/run?name=detector-1": "svg.chart",
+        "#/model?name=detector-1/best.pt": "tbody tr",
+        "#/sql?query=SELECT 1 AS n".replace(" ", "%20"): "tbody tr",
+        "#/sql?query=nonsense": ".error",
+        "#/api": "details",
+    }.items():
+        go(browser, place)
+        browser.wait(f"document.querySelector('main {there}')")
+        found = browser.run(
+            """axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations.map((one) =>
+                 [one.id, one.help, one.nodes.slice(0, 3).map((node) => node.html.slice(0, 200))]))"""
+        )
+        wrong |= {place: found} if found else {}
+    browser.look(1280, 900)
+    assert not wrong, wrong
 
 
 def test_it_fits_a_narrow_window_light_and_dark(browser: Browser, tmp_path: Path) -> None:

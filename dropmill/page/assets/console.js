@@ -14,15 +14,17 @@ const EXAMPLES = {
 export async function sql(parameters, { signal }) {
   const text = el("textarea", { id: "query", rows: 7, spellcheck: "false", autocomplete: "off",
     value: parameters.get("query") ?? sessionStorage.getItem("dropmill-query") ?? Object.values(EXAMPLES)[0] });
-  const result = el("section", { "aria-label": "Answer", "aria-live": "polite" });
+  const result = el("section", { "aria-label": "Answer" });
   const button = el("button", { type: "submit" }, "Run");
   const run = async () => {
     sessionStorage.setItem("dropmill-query", text.value);
     button.disabled = true;
     result.replaceChildren(el("p", { class: "dim" }, "Running…"));
     try {
-      result.replaceChildren(...answer(await post("sql", { query: text.value }, { signal }), text.value));
-      say("The answer is there");
+      const found = await post("sql", { query: text.value }, { signal });
+      result.replaceChildren(...answer(found, text.value));
+      // The table itself would be read out from its first to its last row.
+      say(`The answer is there: ${found.rows.length} rows${found.more ? ", and there are more" : ""}`);
     } catch (error) {
       if (!signal.aborted) result.replaceChildren(trouble(error));
     }

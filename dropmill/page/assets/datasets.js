@@ -26,7 +26,7 @@ export async function datasets() {
 function shortBalance(one) {
   if (!one.classes.length) return null;
   const most = one.classes[0].share;
-  return table("Largest classes", [
+  return table(`Largest classes of ${one.dataset}`, [
     { title: "class", value: (row) => row.category },
     { title: "boxes", number: true, value: (row) => count(row.boxes) },
     { title: "share", number: true, value: (row) => percent(row.share) },

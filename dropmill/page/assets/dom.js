@@ -63,7 +63,7 @@ export function table(caption, columns, rows, { head = true } = {}) {
   }
   const titles = columns.map((one) => el("th", { scope: "col", class: one.number ? "number" : null },
     one.hidden ? el("span", { class: "visually-hidden" }, one.title) : one.title));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
     el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, titles)), body));
 }
 

@@ -5,22 +5,40 @@ import { count, el, place, say, title, trouble } from "./dom.js";
 import { countsOf, picture } from "./picture.js";
 
 const PAGE = 48;
+const FIRST_COUNT_S = 60;
 const NO_SPLIT = "(none)";
 const FILTERS = ["dataset", "category", "rule", "split", "sql"];
+
+let known = []; // data sets, as counted when the gallery was open before
+let choosing = null; // the filter that led to an address: it keeps the focus
 
 export async function gallery(parameters, { signal }) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name) ?? ""]));
   const shown = { boxes: parameters.get("boxes") !== "no", masks: parameters.get("masks") !== "no" };
   const list = el("ul", { class: "gallery", "aria-label": "Samples" });
   const progress = el("div", { class: "progress" });
-  const form = filters(wanted, shown, []);
+  let form = filters(wanted, shown, known);
+  const chosen = choosing?.hash === location.hash && document.querySelector("main form.filters");
   const view = el("div", {}, title("Gallery"), form, list, progress);
   fetchPage(list, progress, wanted, shown, null, signal);
   // What may be chosen comes with the counts, and nothing waits for those.
-  get("datasets", {}, signal).then((found) => {
-    if (!form.contains(document.activeElement)) form.replaceWith(filters(wanted, shown, found.datasets));
+  choices(signal).then((found) => {
+    known = found.datasets;
+    const fresh = filters(wanted, shown, known);
+    const at = form.contains(document.activeElement) ? document.activeElement.id : null;
+    // What is being typed stays.
+    if (fresh.textContent === form.textContent || at === "filter-sql") return;
+    form.replaceWith(fresh);
+    form = fresh;
+    if (at) document.getElementById(at)?.focus();
   }).catch(() => {});
-  return { view, title: "Gallery" };
+  return { view, title: "Gallery", focus: chosen ? choosing.id : null };
+}
+
+/** The counts as they are, or the first ones where a lake has not been counted yet. */
+async function choices(signal) {
+  const found = await get("datasets", {}, signal);
+  return found.counted_at ? found : get("datasets", { wait_s: FIRST_COUNT_S }, signal);
 }
 
 function filters(wanted, shown, datasets) {
@@ -37,7 +55,11 @@ function filters(wanted, shown, datasets) {
         placeholder: "SELECT dataset, sample FROM boxes WHERE area < 100" })),
     el("div", {}, check("boxes", "Boxes", shown.boxes), check("masks", "Masks", shown.masks)),
     el("div", {}, el("button", { type: "submit" }, "Show")));
-  form.addEventListener("change", (event) => { if (event.target.name !== "sql") go(form); });
+  form.addEventListener("change", (event) => {
+    if (event.target.name === "sql") return;
+    go(form);
+    choosing = { id: event.target.id, hash: location.hash };
+  });
   return form;
 }
 
@@ -49,7 +71,7 @@ function choice(name, label, options, wanted) {
 }
 
 function check(name, label, on) {
-  return el("label", { class: "check" }, el("input", { type: "checkbox", name, checked: on }), label);
+  return el("label", { class: "check" }, el("input", { type: "checkbox", id: `filter-${name}`, name, checked: on }), label);
 }
 
 function go(form) {

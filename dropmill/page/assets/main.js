@@ -30,7 +30,7 @@ async function show({ again = false } = {}) {
   const { signal } = leaving;
   let found;
   try {
-    found = make ? await make(new URLSearchParams(query ?? ""), { signal, now: () => now })
+    found = make ? await make(new URLSearchParams(query ?? ""), { signal, again, now: () => now })
       : { view: el("div", {}, title("There is no such page")), title: "Not found" };
   } catch (error) {
     if (signal.aborted) return;
@@ -41,13 +41,38 @@ async function show({ again = false } = {}) {
   if (signal.aborted) return;
   shown = { ...found, versions: now?.versions, at: performance.now() };
   const open = again ? [...main.querySelectorAll("details")].map((one) => one.open) : [];
+  const held = again ? focused() : null;
   main.replaceChildren(found.view);
   main.querySelectorAll("details").forEach((one, place) => { one.open ||= Boolean(open[place]); });
   document.title = `${found.title} – Dropmill`;
-  if (!again) {
+  if (again) {
+    if (held) (like(held) ?? main.querySelector("h1"))?.focus({ preventScroll: true });
+  } else if (found.focus) {
+    document.getElementById(found.focus)?.focus();
+  } else {
     main.querySelector("h1")?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
   }
+}
+
+/** What has the focus in the view, told by its name and its place among its likes; null where it is elsewhere. */
+function focused() {
+  const one = document.activeElement;
+  return main.contains(one) && one !== main ? { tag: one.tagName, name: nameOf(one), place: likes(one.tagName, nameOf(one)).indexOf(one) } : null;
+}
+
+/** The same in the view as it is now. */
+function like({ tag, name, place }) {
+  const found = likes(tag, name);
+  return found[place] ?? found[0];
+}
+
+function likes(tag, name) {
+  return [...main.querySelectorAll(tag)].filter((one) => nameOf(one) === name);
+}
+
+function nameOf(one) {
+  return one.id || one.getAttribute("aria-label") || one.textContent;
 }
 
 function mark(path) {
@@ -62,23 +87,28 @@ async function look() {
   try {
     now = await get("now");
     const how = now.service?.state;
-    state.textContent = how ? `${how}${now.service.reason ? `: ${now.service.reason}` : ""}` : "looking at a lake";
+    tell(state, how ? `${how}${now.service.reason ? `: ${now.service.reason}` : ""}` : "looking at a lake");
     state.className = `state ${how === "failing" ? "bad" : how === "serving" || !how ? "good" : "warn"}`;
     document.getElementById("lake").textContent = `Lake ${now.lake}`;
     document.getElementById("token").hidden = !now.may_change;
   } catch (error) {
-    state.textContent = error.status ? error.message : "no answer";
+    tell(state, error.status ? error.message : "no answer");
     state.className = "state bad";
     return;
   }
   const changed = shown?.versions && shown.follows?.some((name) => shown.versions[name] !== now.versions[name]);
   const due = shown?.refresh_s && performance.now() - shown.at > 1000 * shown.refresh_s;
-  const busy = main.contains(document.activeElement) && document.activeElement.matches("button, input, select, textarea");
+  const busy = main.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
   if (shown && !shown.versions) shown.versions = now.versions;
   if ((changed || due || shown?.again) && !busy) {
     await show({ again: true });
     if (changed) say("The page shows newer numbers");
   }
+}
+
+/** Screen readers say whatever is put there, be it the same as before. */
+function tell(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
 async function keepLooking() {

@@ -1,7 +1,7 @@
 // Batches as they come, and the quarantine.
 
 import { get, post, token } from "./ask.js";
-import { badge, count, el, link, moment, place, say, seconds, table, title, trouble } from "./dom.js";
+import { badge, count, el, link, moment, place, seconds, table, title, trouble } from "./dom.js";
 
 export async function batches() {
   const found = await get("batches", { limit: 100 });
@@ -17,15 +17,16 @@ export async function batches() {
   return { view, title: "Batches", follows: ["batches"] };
 }
 
-export async function quarantine(parameters, { now }) {
+let outcome = null; // of what was asked for last; a newer list does not take it away
+
+export async function quarantine(parameters, { now, again }) {
   const [dataset, after] = [parameters.get("dataset"), parameters.get("after")];
   const found = await get("quarantine", { dataset, after });
-  const outcome = el("p", { role: "status" });
+  if (!again || !outcome) outcome = el("p", { role: "status" });
   const act = (action, body, what) => async () => {
     try {
       await post(`quarantine/${action}`, body, { withToken: true });
       outcome.replaceChildren(`The service was asked to ${action} ${what}.`);
-      say(outcome.textContent);
     } catch (error) {
       outcome.replaceChildren(trouble(error), error.status === 401 ? " Give the token first (button above)." : "");
     }
