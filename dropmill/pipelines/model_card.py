@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def card_text(run: StepRun, model: StepRun, chain: Sequence[StepRun]) -> str:
     about = _about(model)
     measured = run if run.row["step"] == "evaluate" else run.input("evaluation")
     parts = [
-        f"# {model.dataset}: {about['architecture']}",
+        f"# {_plain(model.dataset)}: {_plain(about['architecture'])}",
         _identity(model, about, run),
         "## Data",
         _data_sheet(model),
@@ -80,10 +81,11 @@ def _identity(model: StepRun, about: Mapping[str, Any], run: StepRun) -> str:
     ).to_pylist()
     rows = [(row["kind"], row["uri"], f"{row['size_bytes']:,}", row["sha256"]) for row in files]
     state = next((row["state"] for row in files if row["state"]), None) or "not judged"
-    pipeline = f"pipeline {model.row['pipeline']}, execution {model.row['execution']}"
+    pipeline = f"pipeline {_plain(model.row['pipeline'])}, execution {model.row['execution']}"
     return "\n\n".join(
         [
-            f"Finds {', '.join(about['categories'])}. Run `{model.name}` of {pipeline}. State: {state}"
+            f"Finds {', '.join(map(_plain, about['categories']))}. "
+            f"Run `{model.name}` of {pipeline}. State: {state}"
             + (f" (judged by {run.name})." if run.row["step"] == "promote" else "."),
             _table(("file", "address", "bytes", "sha256"), rows),
         ]
@@ -108,7 +110,7 @@ def _data_sheet(model: StepRun) -> str:
         parameters=[model.dataset],
         versions=_pinned(model, "findings"),
     ).to_pylist()
-    said = ", ".join(f"{row['rule']} {row['n']}" for row in findings) or "none"
+    said = ", ".join(f"{_plain(row['rule'])} {row['n']}" for row in findings) or "none"
     return _table(head, [tuple(str(row[name]) for name in head) for row in rows]) + f"\n\nFindings: {said}."
 
 
@@ -171,7 +173,7 @@ def _limits(model: StepRun, measured: StepRun | None) -> str:
             (value, name.removeprefix("ap50/")) for name, value in metrics.items() if name.startswith("ap50/")
         )
         if weak:
-            lines.append(f"Weakest class: {weak[0][1]} (AP50 {weak[0][0]:.3f}).")
+            lines.append(f"Weakest class: {_plain(weak[0][1])} (AP50 {weak[0][0]:.3f}).")
         if metrics["images"] < _FEW_IMAGES:
             lines.append(
                 f"{metrics['images']:.0f} images are few: differences of some hundredths are chance."
@@ -180,7 +182,7 @@ def _limits(model: StepRun, measured: StepRun | None) -> str:
         "SELECT metrics FROM models WHERE run = $1 AND kind = 'engine'", parameters=[model.name]
     ).to_pylist()
     reasons = [json.loads(row["metrics"]).get("not_verified") for row in engine]
-    lines += [f"The engine was not run here: {reason}" for reason in reasons if reason]
+    lines += [f"The engine was not run here: {_plain(reason)}" for reason in reasons if reason]
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -208,10 +210,18 @@ def _metrics(run: StepRun) -> dict[str, float]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    lines = [
+        [_plain(cell) for cell in head],
+        ["---"] * len(head),
+        *([_plain(c) for c in row] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    """A name may hold anything; in a table it is one line, and no markup."""
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+def _plain(text: str) -> str:
+    """A name may hold anything; here it is one line, and no markup."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(text).split())).replace("<", "&lt;")
+
+
+# Not within words, where they say nothing: names such as small_vehicle stay as they are.
+_MARKUP = re.compile(r"([\\`|\[\]*]|(?<!\w)_|_(?!\w))")

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dropmill.cli.jobs import command
 from dropmill.pipelines.kept_folder import kept
 from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
+from dropmill.pipelines.model_card import write_card
 from dropmill.pipelines.step_run import StepRun
 from dropmill.source_config import AccessConfig
 from ingest.derive import Settings
@@ -87,6 +88,39 @@ def test_a_model_leads_to_its_objects_and_an_object_to_its_models_also_when_it_i
         lineage_of(mill.lake, "x")
     with pytest.raises(ConfigError, match="no object"):
         models_that_saw(mill.lake, "road/none.png")
+
+
+def test_a_model_card_has_data_classes_measures_and_limits_and_names_are_no_markup(
+    mill: Mill, tmp_path: Path
+) -> None:
+    name = "a<script>alert(1)</script>|[b](c)"
+    for n in "123":
+        mill.write(f"road/image_2/{n}.png", picture(100, 50))
+        mill.write(f"road/label_2/{n}.txt", KITTI_CAR.replace("Car", name).format(1, 1, 150, 40))
+    mill.write("road/label_2/3.txt", KITTI_CAR.format(1, 1, 50, 40))
+    mill.ingest()
+    train, export, evaluate = planned(mill, "train", "export", "evaluate")
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"weights")
+    for run, kind in ((train, "checkpoint"), (export, "onnx")):
+        run.keep(kind, file, {"architecture": "net", "categories": [name, "Car"]})
+        run.succeed()
+    evaluate.metrics |= {"mAP50": 0.5, "images": 3, f"ap50/{name}": 0.25, "ap50/Car": 0.75}
+    evaluate.outputs["split"] = "test"
+    write_card(evaluate)
+    card = (mill.lake.artifacts.root / "runs" / export.name / "model_card.md").read_text()
+    shown = r"a&lt;script>alert(1)&lt;/script>\|\[b\](c)"
+    assert "<" not in card.replace("<br>", "")
+    assert f"Finds {shown}, Car." in card
+    assert "| (none) | 3 | 3 | 3 | 2 | 0 |" in card
+    assert re.search(r"^Findings: \w+ 2\.$", card, re.MULTILINE)
+    assert f"| {shown} | 2 | 2 | 66.7% | - |" in card
+    assert "On 3 images of the split test, at IoU 0.5" in card
+    assert f"Weakest class: {shown} (AP50 0.250)." in card
+    assert "3 images are few" in card
+    assert f"dropmill lineage {export.name}" in card
+    (row,) = mill.rows("SELECT run, sha256 FROM models WHERE kind = 'card'")
+    assert row["run"] == export.name
 
 
 def test_a_run_that_was_called_off_meanwhile_does_not_say_that_it_is_done(mill: Mill) -> None:
