@@ -48,7 +48,9 @@ class MasksConfig(BaseModel):
         if self.encoder is not None and self.decoder is not None:
             from transforms.masks.promptable import PromptableLabeler
 
-            return PromptableLabeler(self.encoder, self.decoder, name=self.name, threads=threads)
+            return PromptableLabeler(
+                self.encoder, self.decoder, name=self.name, threads=threads, use_gpu=use_gpu
+            )
         from transforms.masks.grabcut import GrabCutLabeler
 
         return GrabCutLabeler()

@@ -36,10 +36,10 @@ def generate(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...
     require("train")
     set_up_logging(as_json=not sys.stderr.isatty())
     from dropmill.cli.mal import annotate_file
-    from training.mal.auto_label_spec import load_auto_label_spec
+    from training.mal.auto_label_spec import load_auto_label_spec, meaningless
 
     spec = load_auto_label_spec(spec_file, overrides)
-    if names := [name for name in ("encryption_key", "wandb") if getattr(spec, name) is not None]:
+    if names := meaningless(spec):
         click.echo(f"without a meaning here, and passed over: {', '.join(names)}", err=True)
     wanted = spec.inference
     out = Path(spec.results_dir) / wanted.label_dump_path
@@ -50,7 +50,7 @@ def generate(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...
 
 def labeler_of(spec: AutoLabelSpec) -> Labeler:
     """The labeler that a spec asks for. Raises ConfigError."""
-    from dropmill.cli.mal import device
+    from dropmill.cli.mal import device, tell_passed_over
 
     if spec.autolabel_type == "grabcut":
         from transforms.masks.grabcut import GrabCutLabeler
@@ -70,9 +70,12 @@ def labeler_of(spec: AutoLabelSpec) -> Labeler:
             "checkpoint is not set; expected one of `dropmill model mal train`, or autolabel_type=grabcut, "
             "which needs none"
         )
-    labeler = MalLabeler.of_checkpoint(spec.checkpoint, batch_size=spec.inference.batch_size, device=device())
+    labeler = MalLabeler.of_checkpoint(
+        spec.checkpoint, batch_size=spec.inference.batch_size, device=device(), given=spec.train
+    )
     if spec.model is not None and spec.model.arch != labeler.arch:
         raise ConfigError(
             f"model.arch is {spec.model.arch!r}, and {spec.checkpoint} has {labeler.arch!r}; leave it out"
         )
+    tell_passed_over(labeler.spec, spec.of_mal())
     return labeler

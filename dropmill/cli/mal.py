@@ -50,7 +50,10 @@ def train(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ...]) 
     else:
         from training.mal.loop import fit
 
-        metrics = dict(fit(spec, samples, folder, val=val, on_epoch=_tell_epoch).metrics)
+        # Readers are for a GPU not to wait: on a CPU they would take from the training what they give.
+        readers = data.num_workers_per_gpu if device() == "cuda" else 0
+        done = fit(spec, samples, folder, val=val, on_epoch=_tell_epoch, workers=readers)
+        metrics = dict(done.metrics)
     _end(metrics | {"checkpoint": str(folder / "mal_model_latest.pth")}, as_json=as_json)
 
 
@@ -75,7 +78,9 @@ def evaluate_command(spec_file: Path | None, *, as_json: bool, overrides: tuple[
         mixed=wanted.use_mixed_model_test,
         flip=wanted.use_flip_test,
         device=device(),
+        given=spec.train,
     )
+    tell_passed_over(labeler.spec, spec)
     found = read_coco(_set(spec.dataset.val_ann_path, "dataset.val_ann_path"), spec.dataset.val_img_dir)
     tell_passed(found.passed)
     with click.progressbar(length=len(found.images), label="images", file=sys.stderr) as bar:
@@ -103,7 +108,9 @@ def inference(spec_file: Path | None, *, as_json: bool, overrides: tuple[str, ..
         _set(wanted.checkpoint or spec.checkpoint, "inference.checkpoint"),
         batch_size=wanted.batch_size,
         device=device(),
+        given=spec.train,
     )
+    tell_passed_over(labeler.spec, spec)
     out = Path(wanted.results_dir or spec.results_dir) / wanted.label_dump_path
     annotate_file(
         labeler, _set(wanted.ann_path, "inference.ann_path"), wanted.img_dir, out,
@@ -144,6 +151,14 @@ def tell_passed(passed: tuple[Passed, ...]) -> None:
         click.echo(f"annotation {one.id} of {one.image}: no mask: {one.why}", err=True)
     if len(passed) > 10:
         click.echo(f"and {len(passed) - 10} more annotations without a mask", err=True)
+
+
+def tell_passed_over(trained: MalSpec, given: MalSpec) -> None:
+    """Say which keys of a spec the checkpoint's own take the place of."""
+    from training.mal.spec import passed_over
+
+    if names := passed_over(trained, given):
+        click.echo(f"the checkpoint's own are taken in place of: {', '.join(names)}", err=True)
 
 
 def device() -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError, TrainingError, UnknownKeyError
+from training.mal import auto_label_spec
 from training.mal.auto_label_spec import load_auto_label_spec
 from training.mal.folded import fold
 from training.mal.network import MalNetwork, build_network, size_groups
@@ -89,6 +90,10 @@ def test_auto_label_takes_the_keys_of_both_generations(tmp_path: Path) -> None:
     assert first.checkpoint == second.checkpoint == "/m.pth"
     assert first.inference.ann_path == second.inference.ann_path == "a.json"
     assert second.inference.batch_size == 8
+    assert auto_label_spec.meaningless(first) == []
+    assert auto_label_spec.meaningless(load_auto_label_spec(old, ["num_gpus=4", "inference.num_gpus=2"])) == [
+        "num_gpus", "inference.num_gpus",
+    ]  # fmt: skip
     with pytest.raises(UnknownKeyError, match=r"inference\.img_dir"):
         load_auto_label_spec(old, ["inference.imgdir=x"])
     with pytest.raises(ConfigError, match="autolabel_type: found 'sam'"):

@@ -19,7 +19,7 @@ from training.mal.infer import annotate
 from training.mal.labeler import MalLabeler
 from training.mal.loop import fit
 from training.mal.parallel import CropOrder
-from training.mal.spec import MalSpec, load_spec
+from training.mal.spec import MalSpec, load_spec, passed_over
 from training.place import Place
 from transforms.masks.crops import Window
 from transforms.masks.labeler import BoxedImage
@@ -316,6 +316,27 @@ def test_a_version_names_the_weights_not_the_file(trained: Path, tmp_path: Path)
     version = MalLabeler.of_checkpoint(trained / LATEST).version
     assert MalLabeler.of_checkpoint(copy).version == version
     assert MalLabeler.of_checkpoint(trained / LATEST, teacher=True).version != version
+
+
+def test_a_spec_that_is_given_later_steers_thresholds_and_so_the_version(
+    trained: Path, coco: CocoFile
+) -> None:
+    """Masks by another threshold are other masks: a lake has to see that."""
+    from training.samples import load_image
+
+    own = MalLabeler.of_checkpoint(trained / LATEST)
+    same = MalLabeler.of_checkpoint(trained / LATEST, given=spec_of().train)
+    strict = MalLabeler.of_checkpoint(trained / LATEST, given=spec_of("train.mask_thres=[0.9]").train)
+    assert own.version == same.version != strict.version
+    boxed = [BoxedImage(load_image(one.sample), one.sample.boxes) for one in coco.images[:2]]
+    areas = [
+        sum(window.area for windows in labeler.label(boxed) for window in windows)
+        for labeler in (own, same, strict)
+    ]
+    assert areas[0] == areas[1] > areas[2]
+    other = spec_of("model.arch=efficientnet_lite0", "dataset.crop_size=96", "model.teacher_momentum=0.9")
+    assert passed_over(own.spec, other) == ["model.arch", "dataset.crop_size"]
+    assert passed_over(own.spec, spec_of()) == []
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class AutoLabelSpec:
                 checkpoint=self.mal.checkpoint or self.checkpoint,
                 results_dir=self.mal.results_dir or self.results_dir,
                 model=self.mal.model,
+                dataset=self.mal.dataset,
                 train=self.mal.train,
                 inference=replace(self.mal.inference, batch_size=self.batch_size),
             )
@@ -89,7 +90,23 @@ class AutoLabelSpec:
 
     def of_mal(self) -> MalSpec:
         """The part that MAL knows."""
-        return MalSpec(model=self.model or ModelSpec(), train=self.train, inference=self.inference)
+        return MalSpec(model=self.model or ModelSpec(), dataset=self.dataset, train=self.train)
+
+
+def meaningless(spec: AutoLabelSpec) -> list[str]:
+    """Keys of the spec that were set, and steer nothing here: one process makes the masks of a file."""
+    default = AutoLabelSpec()
+    names = (
+        "gpu_ids", "num_gpus", "num_nodes", "num_workers", "strategy", "encryption_key", "wandb",
+        "grounding_dino", "evaluate",
+    )  # fmt: skip
+    found = [name for name in names if getattr(spec, name) != getattr(default, name)]
+    inference, unset = spec.inference, default.inference
+    return found + [
+        f"inference.{name}"
+        for name in ("num_gpus", "gpu_ids")
+        if getattr(inference, name) != getattr(unset, name)
+    ]
 
 
 def load_auto_label_spec(path: Path | None, overrides: Sequence[str] = ()) -> AutoLabelSpec:

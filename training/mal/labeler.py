@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from storage.errors import ConfigError
 from training.mal.checkpoint import load_checkpoint, restored
 from training.mal.data import normalised
 from training.mal.folded import fold
 from training.mal.network import size_groups
 from training.mal.precision import autocast, computes_in_half
-from training.mal.spec import MalSpec
+from training.mal.spec import MalSpec, TrainSpec, with_thresholds
 from transforms.masks.crops import Floats, Window, cut, expand, uncut
 from transforms.masks.labeler import BoxedImage
 
@@ -42,10 +42,11 @@ class MalLabeler:
         device: torch.device | str = "cpu",
         amp: bool = False,
     ) -> None:
+        self.spec = spec
         self.name, self.arch = f"mal/{spec.model.arch}", spec.model.arch
         self.version = version
         self._networks = [network.eval() for network in networks]
-        self._spec, self._batch_size, self._flip = spec, max(1, batch_size), flip
+        self._batch_size, self._flip = max(1, batch_size), flip
         self._device, self._amp = torch.device(device), amp
 
     @classmethod
@@ -59,19 +60,23 @@ class MalLabeler:
         flip: bool = False,
         device: torch.device | str = "cpu",
         amp: bool | None = None,
+        given: TrainSpec | None = None,
     ) -> MalLabeler:
         """The labeler of a checkpoint: its student, its ``teacher``, or both ``mixed``. Raises
         ``TrainingError`` for a file that is none.
 
-        With ``amp`` they compute in half precision; if it is not said, wherever the device does so natively.
+        Thresholds and margins are those of the checkpoint's spec, and what ``given`` sets of them. With
+        ``amp`` they compute in half precision; if it is not said, wherever the device does so natively.
         """
         checkpoint = load_checkpoint(path)
         parts = ("student", "teacher") if mixed else ("teacher",) if teacher else ("student",)
         networks = [restored(checkpoint, part, path).to(device) for part in parts]
-        version = weights_version(networks)
+        spec = with_thresholds(checkpoint.spec, given) if given is not None else checkpoint.spec
+        said = [spec.dataset.crop_size, spec.train.mask_thres, spec.train.test_margin_rate[0], flip]
+        version = weights_version(networks, json.dumps(said))
         return cls(
             [fold(network) for network in networks],
-            checkpoint.spec,
+            spec,
             version=version,
             batch_size=batch_size,
             flip=flip,
@@ -81,9 +86,9 @@ class MalLabeler:
 
     def label(self, images: Sequence[BoxedImage]) -> list[list[Window]]:
         """See :class:`transforms.masks.labeler.Labeler`."""
-        crop_size = self._spec.dataset.crop_size
+        crop_size = self.spec.dataset.crop_size
         regions, crops = [], []
-        margin = 0.5 * self._spec.train.test_margin_rate[0]
+        margin = 0.5 * self.spec.train.test_margin_rate[0]
         for image in images:
             found = expand(image.boxes, np.full((len(image.boxes), 4), margin))
             regions.append(found)
@@ -103,7 +108,7 @@ class MalLabeler:
         return windows
 
     def _logits(self, crops: Sequence[NDArray[np.uint8]], areas: NDArray[np.float64]) -> Floats:
-        side = self._spec.dataset.crop_size // 4
+        side = self.spec.dataset.crop_size // 4
         out = np.empty((len(crops), side, side), np.float32)
         # Crops of one scale together: the network then runs its head once for a batch.
         order = np.argsort(size_groups(torch.from_numpy(areas)).numpy(), kind="stable")
@@ -126,16 +131,14 @@ class MalLabeler:
         return torch.stack(found).mean(0)[:, 0]
 
     def _thresholds(self, areas: NDArray[np.float64]) -> list[float]:
-        given = self._spec.train.mask_thres
+        given = self.spec.train.mask_thres
         each = given * 3 if len(given) == 1 else given
-        if not all(0 < value < 1 for value in each):
-            raise ConfigError(f"train.mask_thres: found {given}; expected probabilities between 0 and 1")
         return [each[group] for group in size_groups(torch.from_numpy(areas)).tolist()]
 
 
-def weights_version(networks: Sequence[nn.Module]) -> str:
-    """A digest of all weights, of 12 digits: equal weights have equal versions, wherever they lie."""
-    digest = hashlib.sha256()
+def weights_version(networks: Sequence[nn.Module], settings: str = "") -> str:
+    """A digest of all weights and of ``settings``, of 12 digits, wherever they lie."""
+    digest = hashlib.sha256(settings.encode())
     for network in networks:
         for name, tensor in network.state_dict().items():
             digest.update(name.encode())

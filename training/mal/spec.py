@@ -7,12 +7,13 @@ unmodified. Some keys have no meaning here and are accepted: ``WITHOUT_MEANING``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from training.spec_file import read_spec
 
+_OF_TRAINING = ("frozen_stages", "teacher_momentum", "vit_dpr")
 WITHOUT_MEANING = (
     "encryption_key", "wandb", "train.optim_momentum", "train.optim_type", "num_nodes",
     "evaluate.comp_clustering", "evaluate.num_gpus", "evaluate.gpu_ids", "inference.num_gpus",
@@ -118,6 +119,10 @@ class TrainSpec:
             raise ValueError(f"crf_kernel_size: found {self.crf_kernel_size}; expected an odd number")
         if len(self.mask_thres) not in {1, 3}:
             raise ValueError(f"mask_thres: found {len(self.mask_thres)} numbers; expected one or three")
+        if not self.test_margin_rate or min(self.test_margin_rate) < 0:
+            raise ValueError(f"test_margin_rate: found {self.test_margin_rate}; expected numbers from 0 on")
+        if not all(0 < value < 1 for value in self.mask_thres):
+            raise ValueError(f"mask_thres: found {self.mask_thres}; expected probabilities between 0 and 1")
         if len(self.optim_betas) != 2:
             raise ValueError(f"optim_betas: found {len(self.optim_betas)} numbers; expected two")
         if len(self.margin_rate) != 2 or self.margin_rate[0] > self.margin_rate[1]:
@@ -204,6 +209,32 @@ def load_spec(path: Path | None, overrides: Sequence[str] = ()) -> MalSpec:
     return read_spec(MalSpec, path, overrides)
 
 
+_OF_INFERENCE = ("mask_thres", "test_margin_rate")
+
+
+def with_thresholds(trained: MalSpec, given: TrainSpec) -> MalSpec:
+    """The spec of a checkpoint with what another says of making masks: ``mask_thres`` and
+    ``test_margin_rate``, where it does not leave them at their defaults.
+    """
+    default = TrainSpec()
+    said = {key: getattr(given, key) for key in _OF_INFERENCE if getattr(given, key) != getattr(default, key)}
+    return replace(trained, train=replace(trained.train, **said))
+
+
+def passed_over(trained: MalSpec, given: MalSpec) -> list[str]:
+    """What a spec says of the network other than a checkpoint, whose own network is taken."""
+    default = MalSpec()
+    return [
+        f"{group}.{one.name}"
+        for group in ("model", "dataset")
+        for one in fields(getattr(default, group))
+        if (group == "model" or one.name == "crop_size")
+        and one.name not in _OF_TRAINING
+        and getattr(getattr(given, group), one.name)
+        not in (getattr(getattr(default, group), one.name), getattr(getattr(trained, group), one.name))
+    ]
+
+
 def meaningless(spec: MalSpec) -> list[str]:
     """Keys of the spec that were set, and steer nothing here."""
     default = MalSpec()
@@ -212,6 +243,10 @@ def meaningless(spec: MalSpec) -> list[str]:
         found.append("num_nodes")
     if spec.train.optim_momentum != default.train.optim_momentum:
         found.append("train.optim_momentum")
+    margins = spec.train.test_margin_rate
+    if margins[1:] != default.train.test_margin_rate[1:] and len(set(margins)) > 1:
+        # As in TAO, one margin is for all sides.
+        found.append("train.test_margin_rate after its first number")
     if spec.evaluate.comp_clustering:
         found.append("evaluate.comp_clustering")
     for name in ("evaluate", "inference"):

@@ -8,6 +8,7 @@ box), ``mask_input``, ``has_mask_input``, ``orig_im_size`` to ``masks`` and ``io
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from storage.errors import ConfigError
 from transforms.masks.crops import Pixels, Window
 from transforms.masks.labeler import BoxedImage
+
+log = logging.getLogger(__name__)
 
 _MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 _DEVIATION = np.array([58.395, 57.12, 57.375], np.float32)
@@ -31,7 +34,8 @@ class PromptableLabeler:
     """One pass of ``encoder`` for each image, one of ``decoder`` for each box.
 
     Both are paths of ONNX files. ``name`` says which model it is, for ``masks.model``; the version is a
-    digest of both files. Of several masks the one with the best predicted IoU is taken. Raises
+    digest of both files. With ``use_gpu`` they run there, if the installed runtime can. Of several masks the
+    one with the best predicted IoU is taken. Raises
     ``ConfigError`` for files that are no such pair.
     """
 
@@ -41,12 +45,12 @@ class PromptableLabeler:
         decoder: str | Path,
         *,
         name: str = "promptable",
-        providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int | None = None,
+        use_gpu: bool = False,
     ) -> None:
         self.name = name
-        self._encoder = _session(encoder, providers, threads)
-        self._decoder = _session(decoder, providers, threads)
+        self._encoder = _session(encoder, threads, use_gpu=use_gpu)
+        self._decoder = _session(decoder, threads, use_gpu=use_gpu)
         self.version = _digest(encoder, decoder)
         self._given = {one.name: one for one in self._decoder.get_inputs()}
         if missing := [one for one in _DECODER_INPUTS if one not in self._given]:
@@ -110,11 +114,20 @@ class PromptableLabeler:
         return Window(mask, left, top, float(scores[best]) if rest else None)
 
 
+def _providers(runtime: Any, *, use_gpu: bool) -> list[str]:
+    """What the runtime computes with: a GPU where it is asked for and the installed runtime has it."""
+    wanted = ["CUDAExecutionProvider"] if use_gpu else []
+    there = runtime.get_available_providers()
+    if not set(wanted) <= set(there):
+        log.warning("onnxruntime has no CUDA; the masks are made on the CPU (onnxruntime-gpu has it)")
+    return [*(one for one in wanted if one in there), "CPUExecutionProvider"]
+
+
 def _shape(given: Any) -> list[int]:
     return [side if isinstance(side, int) else 1 for side in given.shape] if given is not None else [1]
 
 
-def _session(path: str | Path, providers: Sequence[str], threads: int | None) -> Any:
+def _session(path: str | Path, threads: int | None, *, use_gpu: bool) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -126,7 +139,9 @@ def _session(path: str | Path, providers: Sequence[str], threads: int | None) ->
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=_providers(onnxruntime, use_gpu=use_gpu)
+        )
     except Exception as error:
         # The runtime raises errors of many kinds that share no base but this one.
         raise ConfigError(f"{path}: cannot be loaded as ONNX: {str(error).splitlines()[0]}") from error
