@@ -47,6 +47,7 @@ LAYOUTS: dict[str, Layout] = {
     "batches": Layout(64),
 }
 _SMALL_TABLE = Layout(16_384)
+_BITS = 16
 
 
 def layout_of(name: str) -> Layout:
@@ -62,8 +63,9 @@ def in_files(name: str, rows: pa.Table) -> list[pa.Array]:
     if not layout.order:
         return _cut(pa.array(np.arange(rows.num_rows)), layout.rows_per_file)
     order = _sorted(rows, layout.order)
-    # One after the other, because sorted.
-    sizes = pc.value_counts(rows["dataset"].take(order).combine_chunks()).field("counts").to_pylist()
+    # The data sets follow one another as their names do, because sorted.
+    found = pc.value_counts(rows["dataset"])
+    sizes = found.field("counts").take(pc.sort_indices(found.field("values"))).to_pylist()
     files = []
     first = 0
     for size in sizes:
@@ -83,7 +85,20 @@ def _sorted(rows: pa.Table, keys: Sequence[str]) -> pa.Array:
     ranks = [rank for key in reversed(wanted) if (rank := _ranks(rows[key])) is not None]
     if not ranks:
         return pa.array(np.arange(rows.num_rows))
-    return pa.array(ranks[0].argsort(kind="stable") if len(ranks) == 1 else np.lexsort(ranks))
+    return pa.array(_by_rank(ranks[0]) if len(ranks) == 1 else np.lexsort(ranks))
+
+
+def _by_rank(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The places of ranks in their order, as a stable sort has them.
+
+    Numbers of 16 bits are sorted by counting, several times as fast as larger ones are by comparing.
+    """
+    order = ranks.astype(np.uint16).argsort(kind="stable")
+    shift = _BITS
+    while (higher := ranks >> shift).any():
+        order = order[higher.astype(np.uint16)[order].argsort(kind="stable")]
+        shift += _BITS
+    return order
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64] | None:

@@ -26,3 +26,14 @@ def test_rows_are_in_the_order_of_their_keys_with_nulls_last(keys: list[tuple[ob
         ]
 
     assert placed == sorted(range(len(keys)), key=rank)
+
+
+def test_more_stems_than_sixteen_bits_number_are_in_order() -> None:
+    numbers = [number * 48_611 % 70_001 for number in range(70_001)] * 2
+    stems = pa.array([f"{number:06d}" for number in numbers])
+    sets = pa.repeat("d", len(numbers))
+    rows = pa.table(
+        {"dataset": sets, "stem": stems, "source": sets, "instance": pa.array(range(len(numbers)))}
+    )
+    placed = [place for part in in_files("labels", rows) for place in part.to_pylist()]
+    assert placed == sorted(range(len(numbers)), key=numbers.__getitem__)

@@ -87,6 +87,15 @@ def test_an_odd_annotation_among_plain_ones_arrives_as_in_a_whole_file(odd: dict
     assert parts.equals(whole.combine_chunks())
 
 
+@pytest.mark.parametrize("image_id", [-4, 10**15, 2**63 - 1, 2**63])
+def test_ids_that_lie_far_apart_find_their_images(image_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_IMAGES[2], "id", image_id)
+    annotations = [_annotation(n, image_id=image_id if n % 9 == 2 else 10 * (n % 9) + 3) for n in range(12)]
+    whole, parts = _labels(annotations)
+    assert parts.equals(whole.combine_chunks())
+    assert parts["ref"].to_pylist()[2] == "f/2"
+
+
 def test_other_orders_of_keys_and_other_white_space_change_nothing() -> None:
     annotations = [_annotation(n) for n in range(12)]
     annotations[4] = dict(reversed(annotations[4].items()))

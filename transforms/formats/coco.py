@@ -44,6 +44,7 @@ from transforms.formats.json_text import decode, extras, utf8
 from transforms.kept_memory import keep_freed_memory
 
 _THREADS = 2
+_TABLE_ENTRIES_AN_ID = 16
 
 _plain = msgspec.json.Decoder(list[PlainAnnotation])
 _NULL = Raw(b"null")
@@ -227,7 +228,7 @@ class _Around:
             self._first_id.setdefault(place, image_id)
         self._counts = np.zeros(self._listed, np.int64)
         self._refs: Refs | None = None
-        self._by_id = _sorted_ids(self._index)
+        self._by_id = _PlacesById.of(self._index)
         self._document = document
         self._path = path
 
@@ -272,13 +273,11 @@ class _Around:
 
     def plain_rows(self, columns: PlainColumns, *, first: int) -> pa.Table | None:
         """The labels of some annotations that are plain; None where an image has several ids or none."""
-        if self._aliases or self._by_id is None or not len(self._by_id[0]):
+        if self._aliases or self._by_id is None:
             return None
-        ids, places = self._by_id
-        found = np.searchsorted(ids, columns.image_id).clip(max=len(ids) - 1)
-        if (ids[found] != columns.image_id).any():
+        owner = self._by_id.places(columns.image_id)
+        if owner is None:
             return None
-        owner = places[found]
         self._counts += np.bincount(owner, minlength=len(self._counts))
         return plain_table(columns, owner, self._columns_of_refs(), self.names, first=first)
 
@@ -332,13 +331,36 @@ class _Around:
         ]
 
 
-def _sorted_ids(index: Mapping[int | str, int]) -> tuple[Owner, Owner] | None:
-    """Ids in their order with their places; None where some are no whole numbers of 64 bits."""
-    if not all(type(image_id) is int and abs(image_id) < 2**63 for image_id in index):
-        return None
-    ids, places = (np.fromiter(values, np.int64, len(index)) for values in (index, index.values()))
-    order = np.argsort(ids)
-    return ids[order], places[order]
+class _PlacesById:
+    """The places of images by ids that are whole numbers: a table, or where ids lie far apart, a search."""
+
+    def __init__(self, ids: Owner, places: Owner) -> None:
+        order = np.argsort(ids)
+        self._ids, self._places = ids[order], places[order]
+        self._table: Owner | None = None
+        if len(ids) and self._ids[0] >= 0 and self._ids[-1] < _TABLE_ENTRIES_AN_ID * len(ids):
+            self._table = np.full(int(self._ids[-1]) + 1, -1)
+            self._table[self._ids] = self._places
+
+    @classmethod
+    def of(cls, index: Mapping[int | str, int]) -> _PlacesById | None:
+        """None where some ids are no whole numbers of 64 bits."""
+        if not all(type(image_id) is int and abs(image_id) < 2**63 for image_id in index):
+            return None
+        ids, places = (np.fromiter(values, np.int64, len(index)) for values in (index, index.values()))
+        return cls(ids, places)
+
+    def places(self, ids: Owner) -> Owner | None:
+        """Of each id the place; None where one is not known."""
+        if not len(self._ids):
+            return None
+        if self._table is not None:
+            if ids.min() < 0 or ids.max() >= len(self._table):
+                return None
+            found = self._table.take(ids)
+            return None if (found < 0).any() else found
+        at = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return None if (self._ids[at] != ids).any() else self._places[at]
 
 
 def _decode_list(
