@@ -234,8 +234,8 @@ def test_axe_finds_nothing_that_keeps_people_out(browser: Browser, served: Serve
         go(browser, place)
         browser.wait(f"document.querySelector('main {there}')")
         found = browser.run(
-            """axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations.map((one) =>
-                 [one.id, one.help, one.nodes.slice(0, 3).map((node) => node.html.slice(0, 200))]))"""
+            """axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) =>
+                 violations.map((one) => [one.id, one.help, one.nodes[0].html.slice(0, 200)]))"""
         )
         wrong |= {place: found} if found else {}
     browser.look(1280, 900)
