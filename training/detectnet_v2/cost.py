@@ -12,7 +12,7 @@ from training.detectnet_v2.spec import CostFunctionConfig, Regularizer, Regulari
 
 _EPSILON = 1e-5
 OBJECTIVES = ("cov", "bbox")
-_PIECE = 1 << 16  # numbers; two times 256 KiB, well within a core's cache
+_PIECE = 1 << 17  # numbers; 512 KiB, which a core's cache holds from one use to the next
 
 
 @dataclass(frozen=True)
