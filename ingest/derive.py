@@ -195,11 +195,8 @@ def _touched(stored: _Stored, parsed: Parsed, events: Sequence[Event]) -> Stems:
 
 
 def _stems_in(rows: pa.Table) -> Stems:
-    different = rows.select(["dataset", "stem"]).group_by(["dataset", "stem"]).aggregate([])
-    stems: Stems = defaultdict(set)
-    for dataset, stem in zip(different["dataset"].to_pylist(), different["stem"].to_pylist(), strict=True):
-        stems[dataset].add(stem)
-    return stems
+    different = _frame(rows.select(["dataset", "stem"])).unique().partition_by("dataset", as_dict=True)
+    return {dataset: set(found["stem"].to_list()) for (dataset,), found in different.items()}
 
 
 def _add(stems: Stems, more: Stems) -> None:

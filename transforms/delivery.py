@@ -69,8 +69,10 @@ def route_of(ref: str) -> str:
 
     ``training/image_2/000010`` and ``training/label_2/000010`` both give ``training/000010``.
     """
-    folders, slash, last = ref.rpartition("/")
-    return "/".join([*_telling(folders), last]) if slash else last
+    if "/" not in ref:
+        return ref
+    folders, _, last = ref.rpartition("/")
+    return "/".join([*_telling(folders), last])
 
 
 @lru_cache(maxsize=10_000)

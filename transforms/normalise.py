@@ -133,7 +133,7 @@ def _match(mentions: pl.DataFrame, images: pl.DataFrame) -> tuple[pl.DataFrame, 
     Without the folders that only name a role, the two paths are the same, or one is the end of the other.
     """
     mentions = mentions.with_row_index("__mention").with_columns(
-        pl.Series("route", [route_of(ref) for ref in mentions["ref"]], pl.String)
+        pl.Series("route", list(map(route_of, mentions["ref"].to_list())), pl.String)
     )
     # Two images of one route (a.jpg and a.png) are no two candidates: the first in order is meant.
     targets = images.group_by("dataset", "stem", "route", maintain_order=True).first()

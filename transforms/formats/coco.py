@@ -345,9 +345,12 @@ class _PlacesById:
     @classmethod
     def of(cls, index: Mapping[int | str, int]) -> _PlacesById | None:
         """None where some ids are no whole numbers of 64 bits."""
-        if not all(type(image_id) is int and abs(image_id) < 2**63 for image_id in index):
+        if not set(map(type, index)) <= {int}:
             return None
-        ids, places = (np.fromiter(values, np.int64, len(index)) for values in (index, index.values()))
+        try:
+            ids, places = (np.fromiter(values, np.int64, len(index)) for values in (index, index.values()))
+        except OverflowError:
+            return None
         return cls(ids, places)
 
     def places(self, ids: Owner) -> Owner | None:

@@ -57,7 +57,10 @@ class Refs:
     @classmethod
     def of(cls, refs: list[str]) -> Refs:
         """Columns of a list of refs."""
-        return cls(pa.array(refs, pa.string()), pa.array([stem_of(ref) for ref in refs], pa.string()))
+        column = pa.array(refs, pa.string())
+        if not pc.any(pc.match_substring(column, "/")).as_py():
+            return cls(column, column)
+        return cls(column, pa.array(list(map(stem_of, refs)), pa.string()))
 
 
 def labels_table(
