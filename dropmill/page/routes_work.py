@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dropmill.page.behind import Page
 
 _bearer = HTTPBearer(auto_error=False, description="The service's token")
+_Name = Annotated[str | None, Query(min_length=1, max_length=1_000)]
 _Shown = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _CHANGES: dict[int | str, dict[str, Any]] = {
     401: {"model": Refusal, "description": "The token is missing or wrong"},
@@ -58,9 +59,9 @@ def work_routes(page: Page) -> APIRouter:
         return page.work.quarantine(after, limit, dataset, wait_s=wait_s)
 
     @router.get("/runs", tags=["work"])
-    def runs() -> Runs:
-        """Runs, newest first."""
-        return page.work.runs()
+    def runs(run: _Name = None) -> Runs:
+        """The newest runs, newest first. ``run``: that one, however old."""
+        return page.work.runs(run)
 
     @router.get(
         "/curves", tags=["work"], responses={404: {"model": Refusal, "description": "There is no such run"}}
@@ -73,9 +74,12 @@ def work_routes(page: Page) -> APIRouter:
         return found
 
     @router.get("/models", tags=["work"])
-    def models() -> Models:
-        """Models, newest first, with the versions of the tables that they were made from."""
-        return page.work.models()
+    def models(model: _Name = None, run: _Name = None) -> Models:
+        """The newest models, newest first, with the versions of the tables that they were made from.
+
+        ``model``: that one, ``run``: those that it made, however old.
+        """
+        return page.work.models(model, run)
 
     @router.get(
         "/lineage",

@@ -82,25 +82,26 @@ class Work:
             next=shown[-1].key if len(rest) > limit else None,
         )
 
-    def runs(self) -> Runs:
-        """The newest runs, newest first."""
-        return self._kept("runs", ("runs",), self._runs)
+    def runs(self, run: str | None = None) -> Runs:
+        """The newest runs, newest first; or the one of that name, however old."""
+        return self._kept(f"runs {run or ''}", ("runs",), lambda: self._runs(run))
 
-    def models(self) -> Models:
-        """The newest models, newest first."""
-        return self._kept("models", ("models", "runs"), self._models)
+    def models(self, model: str | None = None, run: str | None = None) -> Models:
+        """The newest models, newest first; or the one of that name, or those that a run made, however old."""
+        name = json.dumps(["models", model, run])
+        return self._kept(name, ("models", "runs"), lambda: self._models(model, run))
 
     def lineage(self, model: str) -> Lineage | None:
         """The runs and the objects behind a model; None where there is no such model."""
-        runs = {one.model: one.run for one in self.models().models}
-        if model not in runs:
+        found = self.models(model).models
+        if not found:
             return None
         tables = ("models", "runs", "shards", "seen", "objects")
-        return self._kept(f"lineage {model}", tables, lambda: self._lineage(model, runs[model]))
+        return self._kept(f"lineage {model}", tables, lambda: self._lineage(model, found[0].run))
 
     def curves(self, run: str) -> Curves | None:
         """What the training of a run measured after each epoch; None where there is no such run."""
-        if run not in {one.run for one in self.runs().runs}:
+        if not self.runs(run).runs:
             return None
         return Curves(run=run, **_curves(self._lines(run)))
 
@@ -165,9 +166,11 @@ class Work:
         )
         return [Quarantined(**row) for row in rows.to_pylist()]
 
-    def _runs(self) -> Runs:
+    def _runs(self, run: str | None) -> Runs:
         rows = self._lake.lake.sql(
-            f"SELECT * FROM runs ORDER BY submitted_at DESC NULLS LAST, run LIMIT {_MOST_ROWS}"
+            f"""SELECT * FROM runs WHERE $1::VARCHAR IS NULL OR run = $1
+                ORDER BY submitted_at DESC NULLS LAST, run LIMIT {_MOST_ROWS}""",
+            parameters=[run],
         )
         return Runs(
             runs=[
@@ -182,11 +185,13 @@ class Work:
             ]
         )
 
-    def _models(self) -> Models:
+    def _models(self, model: str | None, run: str | None) -> Models:
         rows = self._lake.lake.sql(
             f"""SELECT m.*, r.labelled_images, r.state AS run_state FROM models m
                 LEFT JOIN (SELECT run, labelled_images, state FROM runs) r ON r.run = m.run
-                ORDER BY m.made_at DESC NULLS LAST, m.model LIMIT {_MOST_ROWS}"""
+                WHERE ($1::VARCHAR IS NULL OR m.model = $1) AND ($2::VARCHAR IS NULL OR m.run = $2)
+                ORDER BY m.made_at DESC NULLS LAST, m.model LIMIT {_MOST_ROWS}""",
+            parameters=[model, run],
         )
         return Models(
             models=[

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -17,6 +19,8 @@ from dropmill.page.behind import Page, make_page
 from dropmill.page.gallery import Filters, key_of, page_of
 from dropmill.page.open_lake import OpenLake
 from ingest.derive import Settings
+from storage import schemas
+from storage.lake import Lake
 from tests.dropmill.page_lake import HOSTILE_CLASS, HOSTILE_KEY, make_lake
 from tests.ingest.mill import KITTI_CAR, Mill, picture
 
@@ -275,6 +279,10 @@ def test_quarantine_batches_runs_and_models_are_told(client: TestClient) -> None
     assert ask(client, "runs")["runs"][0]["snapshot"] == {"images": 1, "annotations": 1}
     model = ask(client, "models")["models"][0]
     assert (model["run"], model["labelled_images"], model["run_state"]) == ("detector-1", 20, "succeeded")
+    assert [one["run"] for one in ask(client, "runs", run="detector-1")["runs"]] == ["detector-1"]
+    for wanted in ({"model": "detector-1/best.pt"}, {"run": "detector-1"}):
+        assert ask(client, "models", **wanted)["models"] == [model]
+    assert ask(client, "runs", run="'")["runs"] == ask(client, "models", run="other")["models"] == []
     (seen,) = ask(client, "lineage", model="detector-1/best.pt")["objects"]
     assert seen == {"kind": "image", "now": "current", "objects": 1}
     assert client.get("/api/v1/lineage", params={"model": "unheard of"}).status_code == 404
@@ -282,6 +290,27 @@ def test_quarantine_batches_runs_and_models_are_told(client: TestClient) -> None
     assert curves["epochs"] == [1, 2, 3, 4, 5, 6]
     assert curves["curves"]["val_map50"] == [None, 0.2, None, 0.4, None, pytest.approx(0.6)]
     assert client.get("/api/v1/curves", params={"run": "../../secret"}).status_code == 404
+
+
+def test_an_old_run_and_its_models_are_found_among_many_newer_ones(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    runs = [{"run": f"r{n}", "step": "train", "dataset": "d", "state": "succeeded", "snapshot": "{}",
+             "parameters": "{}", "metrics": "{}", "outputs": "{}", "labelled_images": 1,
+             "submitted_at": now + timedelta(hours=n)} for n in range(501)]  # fmt: skip
+    models = [{"model": f"r{n}/m.pt", "run": f"r{n}", "dataset": "d", "kind": "checkpoint", "uri": "file:///m",
+               "architecture": "net", "categories": [], "size_bytes": 1, "sha256": "0", "metrics": "{}",
+               "snapshot": "{}", "made_at": now + timedelta(hours=n)} for n in range(501)]  # fmt: skip
+    lake.put("runs", pa.Table.from_pylist(runs, schema=schemas.RUNS), keys=["run"])
+    lake.put("models", pa.Table.from_pylist(models, schema=schemas.MODELS), keys=["model"])
+    page = make_page(str(tmp_path / "lake"), cache=tmp_path / "cache")
+    client = TestClient(page_app(page), base_url="http://localhost")
+    assert "r0" not in {one["run"] for one in ask(client, "runs")["runs"]}
+    assert [one["run"] for one in ask(client, "runs", run="r0")["runs"]] == ["r0"]
+    for wanted in ({"run": "r0"}, {"model": "r0/m.pt"}):
+        assert [one["model"] for one in ask(client, "models", **wanted)["models"]] == ["r0/m.pt"]
+    assert ask(client, "curves", run="r0")["epochs"] == []
+    assert ask(client, "lineage", model="r0/m.pt")["objects"] == []
 
 
 def test_the_console_reads_within_bounds(client: TestClient) -> None:

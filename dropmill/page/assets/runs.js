@@ -21,19 +21,24 @@ export async function runs() {
   return { view, title: "Runs", follows: ["runs"] };
 }
 
+/** What there is no such thing of is said in words, not as an error. */
+function unlessThereIsNone(error) {
+  if (error.status !== 404) throw error;
+}
+
 export async function run(parameters) {
   const name = parameters.get("name") ?? "";
-  const [{ runs: every }, { models: made }, curves] = await Promise.all([get("runs"), get("models"), get("curves", { run: name })]);
-  const found = every.find((one) => one.run === name);
+  const [{ runs: every }, { models: made }, curves] = await Promise.all([get("runs", { run: name }),
+    get("models", { run: name }), get("curves", { run: name }).catch(unlessThereIsNone)]);
+  const found = name && every[0];
   if (!found) return { title: name, view: el("div", {}, title(name), el("p", {}, "There is no such run.")) };
-  const mine = made.filter((one) => one.run === name);
   const view = el("div", {}, el("p", {}, link("Runs", "runs")), title(name, " ", badge(found.state)),
     facts([["pipeline", found.pipeline ?? "by hand"], ["step", found.step], ["data set", found.dataset],
       ["labelled images", count(found.labelled_images)], ["took", seconds(found.submitted_at, found.ended_at) || "–"]]),
     found.error ? el("p", { class: "error" }, found.error) : null,
     el("div", { class: "halves" }, ...charts(curves),
       pairs("Metrics", found.metrics), lineage(found.snapshot), pairs("Parameters", found.parameters), pairs("Outputs", found.outputs),
-      mine.length ? el("section", { class: "card" }, el("h2", {}, "Models"), files(mine)) : null));
+      made.length ? el("section", { class: "card" }, el("h2", {}, "Models"), files(made)) : null));
   return { view, title: name, follows: ["runs", "models"], refresh_s: found.state === "submitted" ? 5 : 0 };
 }
 
@@ -112,8 +117,8 @@ function files(found) {
 }
 
 export async function model(parameters) {
-  const { models: every } = await get("models");
-  const found = every.find((one) => one.model === parameters.get("name"));
+  const name = parameters.get("name") ?? "";
+  const found = name && (await get("models", { model: name })).models[0];
   if (!found) return { title: "Models", view: el("div", {}, title("Models"), el("p", {}, "There is no such model.")) };
   // A lake of an older release has no word on it.
   const behind = await get("lineage", { model: found.model }).catch(() => null);
