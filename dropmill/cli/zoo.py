@@ -349,9 +349,16 @@ def export(
     )
     engine = None
     if engine_file is not None:
+        from storage.errors import ExportError
         from training.export.engine import build_engine
 
-        engine = build_engine(target, engine_file, max_batch=1)
+        try:
+            engine = build_engine(target, engine_file, max_batch=1)
+        except ExportError as error:
+            raise ExportError(
+                f"{error}\n{target} is whole, and runs in ONNX Runtime: it is the builder of engines that "
+                "does not take it; leave --engine_file out"
+            ) from error
     if as_json:
         said = {"onnx": str(report.path), "max_difference": dict(report.max_difference)}
         click.echo(json.dumps(said | {"detections": report.checked, "engine": engine and str(engine.path)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from click import UsageError
 from click.testing import CliRunner
 
 from dropmill.cli import cli
-from storage.errors import ConfigError
+from storage.errors import ConfigError, ExportError
 from tests.training.zoo_samples import blocks
 from training.zoo.coco_eval import measure
 from training.zoo.results import coco_truth
@@ -77,6 +78,10 @@ def test_pictures_are_searched_and_the_model_becomes_onnx(folder: Path) -> None:
     assert (folder / "inf" / "images" / "0.png").is_file()
     run("ssdlite", "export", "-m", best, "--sample", picture, "-o", str(folder / "m.onnx"))
     assert (folder / "m.onnx").stat().st_size > 1_000_000
+    if importlib.util.find_spec("tensorrt_rtx_bindings"):
+        words = ["export", "-m", best, "--sample", picture, "-o", str(folder / "n.onnx")]
+        with pytest.raises(ExportError, match=r"n\.onnx is whole, and runs in ONNX Runtime"):
+            run("ssdlite", *words, "--engine_file", str(folder / "n.engine"))
 
 
 @pytest.fixture(scope="module")
