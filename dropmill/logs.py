@@ -51,4 +51,6 @@ def set_up_logging(*, as_json: bool, level: int = logging.INFO) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    # Ray puts fields of its own into every record, under names that begin with an underscore.
+    known = vars(record).items()
+    return {name: value for name, value in known if name not in _STANDARD and not name.startswith("_")}

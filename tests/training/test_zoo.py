@@ -207,6 +207,21 @@ def test_a_region_holds_what_lies_in_it_to_more_than_half() -> None:
     assert not inside(boxes, regions[:0]).any()
 
 
+@pytest.mark.parametrize("drawn", [64, 96])
+def test_the_short_side_that_is_drawn_is_the_one_that_an_image_gets(drawn: int) -> None:
+    network = build_detector(tiny("fcos", short_side=(64, 96), long_side=400), 1)
+    target = {
+        **targets(boxes=[[0, 0, 50, 60]], ignore=[[10, 0, 20, 8]])[0],
+        "short_side": torch.tensor(drawn),
+    }
+    image, resized = network.transform.resize(torch.rand(3, 128, 256), target)
+    assert tuple(image.shape) == (3, drawn, 2 * drawn)
+    for name, before in (("boxes", [0, 0, 50, 60]), ("ignore", [10, 0, 20, 8])):
+        assert resized[name][0].tolist() == pytest.approx([side * drawn / 128 for side in before])
+    found, _ = network.eval().transform.resize(torch.rand(3, 128, 256))
+    assert found.shape[1] == 96, "evaluation takes the last"
+
+
 def test_a_name_that_is_not_registered_names_the_nearest() -> None:
     with pytest.raises(UnknownKeyError, match="did you mean 'mobilenet_v2'"):
         build_detector(tiny("fcos", "mobilenet_v22"), 1)
