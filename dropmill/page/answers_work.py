@@ -96,6 +96,15 @@ class Runs(Answer):
     runs: list[Run]
 
 
+class Card(Answer):
+    """What a model is, made from what, and how good: the Markdown file beside it."""
+
+    run: str
+    """The run that made the model."""
+    written_at: datetime | None
+    text: str
+
+
 class Curves(Answer):
     """What a training measured, epoch by epoch."""
 

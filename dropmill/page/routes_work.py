@@ -13,6 +13,7 @@ from dropmill.page.answers import REFUSALS, Refusal
 from dropmill.page.answers_work import (
     Accepted,
     Batches,
+    Card,
     Curves,
     Lineage,
     Models,
@@ -20,6 +21,7 @@ from dropmill.page.answers_work import (
     Runs,
     WhichKeys,
 )
+from dropmill.page.model_card import card_of
 
 if TYPE_CHECKING:
     from dropmill.page.behind import Page
@@ -91,6 +93,16 @@ def work_routes(page: Page) -> APIRouter:
         found = page.work.lineage(model)
         if found is None:
             raise HTTPException(404, "there is no such model")
+        return found
+
+    @router.get(
+        "/card", tags=["work"], responses={404: {"model": Refusal, "description": "There is no such card"}}
+    )
+    def card(model: Annotated[str, Query(min_length=1, max_length=1_000)]) -> Card:
+        """The card of a model as Markdown: data, classes, measures, limits."""
+        found = card_of(page.lake, model)
+        if found is None:
+            raise HTTPException(404, "there is no such model, or it has no card")
         return found
 
     def ask(

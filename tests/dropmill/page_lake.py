@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,7 +62,9 @@ def _add_run(lake: Lake) -> None:
     ).to_pylist()
     seen = {**image, "run": "detector-1", "dataset": "aircraft", "role": "train", "kind": "image"}
     lake.put("seen", pa.Table.from_pylist([seen], schema=schemas.SEEN), keys=["run"])
-    lake.put("models", pa.Table.from_pylist([model], schema=schemas.MODELS), keys=["model"])
+    lake.artifacts.write("runs/detector-1/model_card.md", f"# Finds {HOSTILE_CLASS}\n".encode())
+    card = {**model, "model": "detector-1/model_card.md", "kind": "card", "made_at": now - timedelta(1)}
+    lake.put("models", pa.Table.from_pylist([model, card], schema=schemas.MODELS), keys=["model"])
 
 
 def _add_mask(lake: Lake) -> None:

@@ -280,8 +280,14 @@ def test_quarantine_batches_runs_and_models_are_told(client: TestClient) -> None
     model = ask(client, "models")["models"][0]
     assert (model["run"], model["labelled_images"], model["run_state"]) == ("detector-1", 20, "succeeded")
     assert [one["run"] for one in ask(client, "runs", run="detector-1")["runs"]] == ["detector-1"]
-    for wanted in ({"model": "detector-1/best.pt"}, {"run": "detector-1"}):
-        assert ask(client, "models", **wanted)["models"] == [model]
+    assert ask(client, "models", model="detector-1/best.pt")["models"] == [model]
+    assert [one["kind"] for one in ask(client, "models", run="detector-1")["models"]] == [
+        "checkpoint",
+        "card",
+    ]
+    card = ask(client, "card", model="detector-1/best.pt")
+    assert (card["run"], card["text"]) == ("detector-1", f"# Finds {HOSTILE_CLASS}\n")
+    assert client.get("/api/v1/card", params={"model": "detector-1"}).status_code == 404
     assert ask(client, "runs", run="'")["runs"] == ask(client, "models", run="other")["models"] == []
     (seen,) = ask(client, "lineage", model="detector-1/best.pt")["objects"]
     assert seen == {"kind": "image", "now": "current", "objects": 1}

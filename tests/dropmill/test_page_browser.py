@@ -115,6 +115,8 @@ def test_the_gallery_shows_pictures_with_boxes_and_is_filtered(browser: Browser,
 
 
 def test_hostile_names_are_text(browser: Browser) -> None:
+    go(browser, "#/model?name=detector-1/best.pt")
+    assert HOSTILE_CLASS in browser.wait("document.querySelector('main details pre')?.textContent")
     go(browser, "#/gallery?dataset=odd")
     browser.wait(f"{_CARDS} === 1")
     assert HOSTILE_CLASS in browser.run("document.querySelector('.gallery').innerText")

@@ -122,12 +122,15 @@ export async function model(parameters) {
   if (!found) return { title: "Models", view: el("div", {}, title("Models"), el("p", {}, "There is no such model.")) };
   // A lake of an older release has no word on it.
   const behind = await get("lineage", { model: found.model }).catch(() => null);
+  const { models: beside } = await get("models", { run: found.run });
+  const card = beside.some((one) => one.kind === "card") ? await get("card", { model: found.model }).catch(() => null) : null;
   const view = el("div", {}, el("p", {}, link("Models", "models")), title(found.model, " ", found.state ? badge(found.state) : null),
     facts([["kind", found.kind], ["architecture", found.architecture], ["data set", found.dataset], ["size", size(found.size_bytes)],
       ["labelled images", count(found.labelled_images)]]),
     el("p", {}, "Made by ", link(found.run, "run", { name: found.run }), found.run_state ? [" ", badge(found.run_state)] : null),
     el("p", { class: "small" }, el("code", {}, found.uri), el("br"), el("span", { class: "dim" }, `SHA-256 ${found.sha256 ?? "unknown"}`)),
     el("div", { class: "halves" }, rests(behind), lineage(found.snapshot), pairs("Metrics", found.metrics),
-      el("section", { class: "card" }, el("h2", {}, "Classes"), el("p", {}, found.categories.join(", ") || "none"))));
+      el("section", { class: "card" }, el("h2", {}, "Classes"), el("p", {}, found.categories.join(", ") || "none"))),
+    card ? el("details", { class: "card" }, el("summary", {}, "Model card: data, classes, measures, limits"), el("pre", {}, card.text)) : null);
   return { view, title: found.model, follows: ["models"] };
 }
