@@ -183,6 +183,7 @@ def evaluate(
     split: str | None,
     metrics: tuple[str, ...],
     backend: Any,
+    voc: str,
     results_dir: Path | None,
     show_dir: Path | None,
     show_score: float,
@@ -211,7 +212,7 @@ def evaluate(
     wanted = metrics or (("bbox", "segm") if gives_masks(checkpoint.spec.model) else ("bbox",))
     report = evaluate_detector(
         network, samples, checkpoint.classes, metrics=wanted, batch_size=batch_size, device=device,
-        backend=backend,
+        backend=backend, voc="SAMPLE" if voc == "2007" else "INTEGRATE",
     )  # fmt: skip
     files: list[str] = []
     if results_dir is not None:

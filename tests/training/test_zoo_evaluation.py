@@ -79,6 +79,15 @@ def test_a_detection_in_an_ignored_region_is_neither_right_nor_wrong() -> None:
     assert wrong.coco.metrics["bbox_mAP"] < 0.2
 
 
+def test_average_precision_of_voc_is_that_of_either_of_its_years() -> None:
+    """Of two objects the better detection finds one: precision 1 up to recall 0.5."""
+    boxes = np.array([[10.0, 10, 30, 30], [50, 50, 90, 90]])
+    sample = Sample("a", "", 100, 100, None, boxes, ("car", "car"), np.zeros(2, bool))
+    found = [(sample, Found(boxes[:1], np.array([0.9]), np.zeros(1, np.int64)))]
+    assert measured(found, ["car"]).voc.mean_average_precision == pytest.approx(0.5)
+    assert measured(found, ["car"], voc="SAMPLE").voc.mean_average_precision == pytest.approx(6 / 11)
+
+
 def test_the_truth_of_a_folder_measures_itself_as_perfect(shared_data: Path) -> None:
     from dropmill.folder_samples import read_folder_samples
     from training.zoo.data import classes_of

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,10 +19,13 @@ from training.zoo.coco_eval import Backend, CocoReport, measure
 from training.zoo.predict import Found, predict
 from training.zoo.results import coco_results, coco_truth
 
+VocMode = Literal["INTEGRATE", "SAMPLE"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZooEvaluation:
-    """``coco`` has COCO's measures, ``voc`` the AP of each class at IoU 0.5 over all recalls (VOC 2010).
+    """``coco`` has COCO's measures, ``voc`` the AP of each class at IoU 0.5, over all recalls
+    (``INTEGRATE``, as VOC does since 2010) or at eleven of them (``SAMPLE``, as it did before).
 
     ``truth`` and ``results`` are COCO's containers of what was to be found and of what was.
     """
@@ -72,10 +75,11 @@ def evaluate_detector(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
+    voc: VocMode = "INTEGRATE",
 ) -> ZooEvaluation:
     """Find objects in all samples and measure them against what is labelled."""
     found = list(predict(network, samples, batch_size=batch_size, device=device))
-    return measured(found, classes, metrics=metrics, backend=backend)
+    return measured(found, classes, metrics=metrics, backend=backend, voc=voc)
 
 
 def measured(
@@ -84,6 +88,7 @@ def measured(
     *,
     metrics: Sequence[str] = ("bbox",),
     backend: Backend = "auto",
+    voc: VocMode = "INTEGRATE",
 ) -> ZooEvaluation:
     """Measure what was found."""
     results = coco_results((number, one) for number, (_, one) in enumerate(found, start=1))
@@ -97,7 +102,7 @@ def measured(
                 name: Truth(sample.boxes, sample.categories, sample.ignore)
                 for name, (sample, _) in zip(names, found, strict=True)
             },
-            mode="INTEGRATE",
+            mode=voc,
             categories=classes,
         ),
         truth=truth,
