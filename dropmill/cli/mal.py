@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dropmill.cli import spec_options
+from dropmill.cli.epochs import epochs_told
 from dropmill.extras import require
 from dropmill.logs import set_up_logging
 from storage.errors import ConfigError
@@ -212,18 +213,24 @@ def _train_with_ray(
         raise ConfigError(f"num_gpus: found {workers}; this machine shows {here} (see gpu_ids)")
     start_ray(os.environ.get("RAY_ADDRESS"), num_cpus=max(workers + 1, os.cpu_count() or 1))
     try:
-        result = fit_with_ray(
-            spec, samples, folder, name="mal", val=val, num_workers=workers,
-            use_gpu=here > 0,
-        )  # fmt: skip
+        lines = folder / "metrics.jsonl"
+        with epochs_told(lambda: lines.read_bytes() if lines.is_file() else None, _tell_line):
+            result = fit_with_ray(
+                spec, samples, folder, name="mal", val=val, num_workers=workers,
+                use_gpu=here > 0,
+            )  # fmt: skip
         return result.metrics
     finally:
         ray.shutdown()
 
 
 def _tell_epoch(done: EpochReport) -> None:
-    said = " ".join(f"{name}={value:.4g}" for name, value in done.metrics.items() if name != "epoch")
-    click.echo(f"epoch {done.epoch}: {said}", err=True)
+    _tell_line(dict(done.metrics) | {"epoch": done.epoch})
+
+
+def _tell_line(metrics: dict[str, Any]) -> None:
+    said = " ".join(f"{name}={value:.4g}" for name, value in metrics.items() if name != "epoch")
+    click.echo(f"epoch {metrics['epoch']:.0f}: {said}", err=True)
 
 
 def _end(found: dict[str, Any], *, as_json: bool) -> None:

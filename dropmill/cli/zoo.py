@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dropmill.cli.detectnet_v2 import options
+from dropmill.cli.epochs import epochs_told
 from dropmill.cli.zoo_data import data_options, of_split, read_samples
 from storage.errors import ConfigError
 
@@ -403,26 +404,27 @@ def _with_ray(
     import ray
 
     from ingest.tasks import start_ray
-    from training.zoo.loop import BEST, LAST
+    from training.zoo.loop import BEST, LAST, METRICS
     from training.zoo.ray_fit import fit_with_ray
     from training.zoo.work_dir import WorkDir
 
+    folder = WorkDir(results_dir)
     start_ray(address or os.environ.get("RAY_ADDRESS"))
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        result = fit_with_ray(
-            spec,
-            samples,
-            results_dir,
-            name=spec.model.detector,
-            val=held,
-            num_workers=workers,
-            use_gpu=resources.get("GPU", 0) > 0,
-            max_failures=max_failures,
-        )
+        with epochs_told(partial(folder.read, METRICS), lambda one: click.echo(_line(one), err=True)):
+            result = fit_with_ray(
+                spec,
+                samples,
+                results_dir,
+                name=spec.model.detector,
+                val=held,
+                num_workers=workers,
+                use_gpu=resources.get("GPU", 0) > 0,
+                max_failures=max_failures,
+            )
     finally:
         ray.shutdown()
-    folder = WorkDir(results_dir)
     return result.metrics, folder.path(BEST if folder.names(BEST) else LAST)
 
 
