@@ -55,7 +55,7 @@ _RANGED = frozenset(
         "run",
     }
 )
-_UNIQUE = frozenset({"instance", "segmentation", "attributes", "changes"})
+_UNIQUE = frozenset({"segmentation", "attributes", "changes"})
 
 Actions = list[AddAction | RemoveAction]
 Among = Sequence[tuple[str, Keys]]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import BinaryIO
 
 import msgspec
@@ -121,6 +122,7 @@ def read_coco_chunks(
 
 
 _Held = tuple[pa.Table, Sequence[Annotation], list[str] | None]
+_Placed = tuple[pa.Table, Owner]
 
 
 class _NotInPartsError(Exception):
@@ -133,6 +135,7 @@ class _Ahead:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._columns: deque[Future[PlainColumns | None]] = deque()
+        self._rows: deque[Future[_Placed | None]] = deque()
 
     def take(self, text: bytes, count: int) -> None:
         """Add a slice; waits while there are many whose text is still held."""
@@ -140,9 +143,21 @@ class _Ahead:
             self._columns[-_THREADS].result()
         self._columns.append(self._pool.submit(plain_columns, text, count))
 
-    def next(self) -> PlainColumns | None:
-        """The columns of the next slice; None where it is not plain."""
-        return self._columns.popleft().result()
+    def place(self, around: _Around, counts: Iterable[int]) -> None:
+        """Let the other threads find the images of all slices, which have so many annotations each."""
+        firsts = accumulate(counts, initial=0)
+        while self._columns:
+            self._rows.append(self._pool.submit(_placed, self._columns.popleft(), around, next(firsts)))
+
+    def next(self) -> _Placed | None:
+        """The rows of the next slice; None where it is not plain."""
+        return self._rows.popleft().result()
+
+
+def _placed(columns: Future[PlainColumns | None], around: _Around, first: int) -> _Placed | None:
+    # These wait in the queue behind the columns of all slices, so that nobody waits for what comes later.
+    plain = columns.result()
+    return None if plain is None else around.plain_rows(plain, first=first)
 
 
 def _parts(file: BinaryIO, found: Scan, ahead: _Ahead, path: str) -> Iterator[Delivery]:
@@ -151,10 +166,12 @@ def _parts(file: BinaryIO, found: Scan, ahead: _Ahead, path: str) -> Iterator[De
         raise _NotInPartsError
     first = 0
     waiting: list[_Held] | None = []
+    ahead.place(around, (count for _, _, count in found.slices))
     for start, length, _ in found.slices:
-        plain = ahead.next()
-        labels = around.plain_rows(plain, first=first) if plain is not None else None
-        if plain is not None and labels is not None:
+        placed = ahead.next()
+        if placed is not None:
+            labels, owner = placed
+            around.count(owner)
             for held, _, _ in waiting or ():
                 yield Delivery(kind="label", format="coco", labels=held)
             waiting = None
@@ -227,7 +244,8 @@ class _Around:
         for image_id, place in self._index.items() if self._aliases else ():
             self._first_id.setdefault(place, image_id)
         self._counts = np.zeros(self._listed, np.int64)
-        self._refs: Refs | None = None
+        self._listed_refs = Refs.of(self._ref)
+        self._refs: Refs | None = self._listed_refs
         self._by_id = _PlacesById.of(self._index)
         self._document = document
         self._path = path
@@ -266,20 +284,27 @@ class _Around:
             self._refs = None
             self._counts.resize(len(refs))
         owner = np.array(places, np.int64)
-        self._counts += np.bincount(owner, minlength=len(self._counts))
+        self.count(owner)
         if self._aliases:
             more = self._with_image_ids(annotations, more, owner)
         return labels_table(annotations, more, owner, self._columns_of_refs(), self.names, path, first=first)
 
-    def plain_rows(self, columns: PlainColumns, *, first: int) -> pa.Table | None:
-        """The labels of some annotations that are plain; None where an image has several ids or none."""
+    def plain_rows(self, columns: PlainColumns, *, first: int) -> _Placed | None:
+        """The labels of some annotations that are plain, with the places of their images, which are not
+        counted yet; None where an image has several ids or is not listed.
+
+        Other threads may call it while this one goes on.
+        """
         if self._aliases or self._by_id is None:
             return None
         owner = self._by_id.places(columns.image_id)
         if owner is None:
             return None
+        return plain_table(columns, owner, self._listed_refs, self.names, first=first), owner
+
+    def count(self, owner: Owner) -> None:
+        """Count the annotations of images, given the image of each."""
         self._counts += np.bincount(owner, minlength=len(self._counts))
-        return plain_table(columns, owner, self._columns_of_refs(), self.names, first=first)
 
     def tables(self, *, only_listed: bool) -> tuple[pa.Table, pa.Table]:
         """Mentions and categories, once all annotations have been seen."""
