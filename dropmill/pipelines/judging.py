@@ -60,6 +60,14 @@ def evaluate(run: StepRun) -> None:
         run.outputs["current"] = best
         other = _measure(StepRun(run.lake, best), samples)
         run.metrics["current_mAP50"] = score(other, _classes(measured)).map50
+        learnt = learnt_of(run.lake, best, run.dataset, ids_of(samples))
+        if learnt:
+            # An image that has changed its split since, or another seed of the split: it is too good there.
+            run.metrics["current_learnt_images"] = len(learnt)
+            log.warning(
+                "the current model has learnt from images that it is measured on",
+                extra={"run": best, "images": len(learnt)},
+            )
 
 
 def promote(run: StepRun) -> None:
@@ -94,6 +102,18 @@ def score(measured: Evaluation, classes: Sequence[str]) -> Score:
     found = measured.categories
     by_class = {name: (found[name].average_precision or 0.0) if name in found else 0.0 for name in classes}
     return Score(_mean(list(by_class.values())), by_class)
+
+
+def learnt_of(lake: Lake, run: str, dataset: str, images: Sequence[str]) -> list[str]:
+    """Those of some images that a run, or one that it rests on, has learnt from."""
+    rows = lake.sql(
+        """SELECT DISTINCT s.sample FROM ancestry a JOIN seen s ON s.run = a.rests_on
+           WHERE a.run = $1 AND s.dataset = $2 AND s.role IN ('train', 'shards', 'calibration')
+             AND list_contains($3, s.sample) ORDER BY 1""",
+        parameters=[run, dataset, list(images)],
+        max_rows=None,
+    )
+    return [row["sample"] for row in rows.to_pylist()]
 
 
 def current_run(lake: Lake, dataset: str) -> str | None:

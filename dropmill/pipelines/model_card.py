@@ -174,6 +174,9 @@ def _limits(model: StepRun, measured: StepRun | None) -> str:
         )
         if weak:
             lines.append(f"Weakest class: {_plain(weak[0][1])} (AP50 {weak[0][0]:.3f}).")
+        if metrics.get("current_learnt_images"):
+            learnt = f"{metrics['current_learnt_images']:.0f} of these images"
+            lines.append(f"The model it was compared with has learnt from {learnt}: its measure is too good.")
         if metrics["images"] < _FEW_IMAGES:
             lines.append(
                 f"{metrics['images']:.0f} images are few: differences of some hundredths are chance."

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from dropmill.cli.jobs import command
+from dropmill.pipelines.judging import learnt_of
 from dropmill.pipelines.kept_folder import kept
 from dropmill.pipelines.lineage import lineage_of, models_that_saw, removed_but_seen
 from dropmill.pipelines.model_card import write_card
@@ -61,6 +62,8 @@ def test_a_model_leads_to_its_objects_and_an_object_to_its_models_also_when_it_i
     train.succeed()
     export.keep("engine", file, _ABOUT)
     export.succeed()
+    every = ["image_2/1", "image_2/2", "image_2/3"]
+    assert learnt_of(mill.lake, export.name, "road", every) == every[:2]
 
     found = lineage_of(mill.lake, f"{export.name}/model.bin")
     assert [run["step"] for run in found.runs] == ["export", "train"]
@@ -106,6 +109,7 @@ def test_a_model_card_has_data_classes_measures_and_limits_and_names_are_no_mark
         run.keep(kind, file, {"architecture": "net", "categories": [name, "Car"]})
         run.succeed()
     evaluate.metrics |= {"mAP50": 0.5, "images": 3, f"ap50/{name}": 0.25, "ap50/Car": 0.75}
+    evaluate.metrics["current_learnt_images"] = 2
     evaluate.outputs["split"] = "test"
     write_card(evaluate)
     card = (mill.lake.artifacts.root / "runs" / export.name / "model_card.md").read_text()
@@ -117,6 +121,7 @@ def test_a_model_card_has_data_classes_measures_and_limits_and_names_are_no_mark
     assert f"| {shown} | 2 | 2 | 66.7% | - |" in card
     assert "On 3 images of the split test, at IoU 0.5" in card
     assert f"Weakest class: {shown} (AP50 0.250)." in card
+    assert "has learnt from 2 of these images" in card
     assert "3 images are few" in card
     assert f"dropmill lineage {export.name}" in card
     (row,) = mill.rows("SELECT run, sha256 FROM models WHERE kind = 'card'")
