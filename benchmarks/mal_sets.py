@@ -3,7 +3,8 @@
 Penn-Fudan: every other image is trained on, by its boxes; of the rest every other one is for looking at
 during a training (validation) and the others are for stating a result (test). The settings of ``mal_masks``
 were chosen with an eye on the masks of what is the training part here; the other parts chose nothing.
-COCO128: every other image is trained on, the others are held back; nothing was chosen by it.
+COCO128: every other image is trained on, the others are held back. Its settings were chosen by the masks of
+the training part, of which the training knows the boxes alone.
 """
 
 from __future__ import annotations
