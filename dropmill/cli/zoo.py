@@ -162,6 +162,8 @@ def _here(
               help="May come again; bbox, and segm for masks.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True,
               type=click.Choice(["auto", "pycocotools", "faster_coco_eval"]))  # fmt: skip
+@click.option("--voc", default="2010", show_default=True, type=click.Choice(["2007", "2010"]),
+              help="VOC's average precision: at eleven recalls, or the area under the curve.")  # fmt: skip
 @click.option(
     "-r", "--results_dir", type=options.PATH, help="For evaluation.json, and truth and detections as COCO."
 )

@@ -57,8 +57,12 @@ def test_a_folder_is_trained_on_evaluated_and_drawn(folder: Path) -> None:
     words = ["dataset", "shards", "write", "--images", str(folder / "set"), "--labels", labels]
     CliRunner().invoke(cli, [*words, "--to", str(folder / "shards")], catch_exceptions=False)
     said = run("ssdlite", "evaluate", "-m", best, "--shards", str(folder / "shards"), "--json")
+    old = run(
+        "ssdlite", "evaluate", "-m", best, "--shards", str(folder / "shards"), "--voc", "2007", "--json"
+    )
     again = json.loads(said)
     assert (again["images"], again["voc"]) == (6, report["voc"]), "the same pictures in shards"
+    assert json.loads(old)["voc"] != again["voc"]
     assert set(report["classes"]["bbox"]) == {"red", "blue"}
     rows = json.loads((folder / "ev" / "results.bbox.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} == set(rows[0])
