@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dropmill.masks_config import MasksConfig
-from dropmill.pipelines.named_files import PATHS
 from dropmill.pipelines.steps_config import (
+    PATHS,
     AugmentConfig,
     Detector,
     EvaluateConfig,

@@ -6,15 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dropmill.pipelines.steps_config import AugmentConfig, TrainConfig
+from dropmill.pipelines.steps_config import PATHS, AugmentConfig, TrainConfig
 from storage.errors import DropmillError
 from transforms.augment.spec import load_augment_spec
 
 if TYPE_CHECKING:
     from dropmill.pipelines.config import StepConfig
-
-PATHS = ("spec", "pretrained", "checkpoint", "encoder", "decoder")
-"""Keys of steps that are paths of files."""
 
 
 class WrongFile(NamedTuple):

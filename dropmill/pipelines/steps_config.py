@@ -17,6 +17,8 @@ Detector = Literal[
     "detectnet_v2", "faster_rcnn", "mask_rcnn", "retinanet", "fcos", "ssdlite", "rtdetr", "dfine"
 ]
 """What a pipeline can train; all but the first are the zoo's."""
+PATHS = ("spec", "pretrained", "checkpoint", "encoder", "decoder")
+"""Keys of steps that are paths of files."""
 
 
 class _Strict(BaseModel):
