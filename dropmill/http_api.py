@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import threading
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from dropmill.commands import Command, Commands
 from dropmill.metrics import Health, Metrics
@@ -25,6 +27,7 @@ from storage.errors import ConfigError, StoreError, UnreadableError
 log = logging.getLogger(__name__)
 
 _BODY_S = 10.0
+_HEARD_OUT_BYTES = 16_000_000
 _MOST_KEYS = 10_000
 
 
@@ -52,6 +55,7 @@ def make_app(
     async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > max_body_bytes:
+            await _hear_out(request)
             return _refusal(413, f"at most {max_body_bytes} bytes")
         return await call_next(request)
 
@@ -167,6 +171,17 @@ def check_binding(host: str, token: str | None) -> None:
         )
 
 
+async def _hear_out(request: Request) -> None:
+    """Let go by what is still sent: who sends it would see a broken connection instead of the answer."""
+    size = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > _HEARD_OUT_BYTES:
+                    return
+
+
 async def _body(request: Request, most: int) -> bytes | None:
     """The body, or None where it is too large or too slow."""
     parts: list[bytes] = []
@@ -176,6 +191,7 @@ async def _body(request: Request, most: int) -> bytes | None:
             async for part in request.stream():
                 size += len(part)
                 if size > most:
+                    await _hear_out(request)
                     return None
                 parts.append(part)
     except TimeoutError:
