@@ -34,10 +34,11 @@ from ingest.events import DatasetRule, Event
 from ingest.parse import Limits, Parsed, parse_objects
 from storage.errors import CommitConflictError
 from storage.lake import Lake
-from storage.layout import may_hold
+from storage.layout import LAYOUTS, may_hold
 from storage.object_store import ObjectStore
 
 _BOXES = 5
+_ROWS = LAYOUTS["annotations"].rows_per_file
 _PARSERS = (1, 2, 8, 32)
 _LINE = "Car 0.00 0 -1.58 {:.2f} {:.2f} {:.2f} {:.2f} 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
 
@@ -281,9 +282,9 @@ def _log(folder: Path, files: int) -> dict[str, float | int]:
         actions = []
         for number in range(first, min(first + 20_000, files)):
             low, high = (
-                {"dataset": "road", "stem": f"{n:012}"} for n in (number * 8_192, number * 8_192 + 8_191)
+                {"dataset": "road", "stem": f"{n:012}"} for n in (number * _ROWS, number * _ROWS + _ROWS - 1)
             )
-            stats = {"numRecords": 8_192, "minValues": low, "maxValues": high, "nullCount": {}}
+            stats = {"numRecords": _ROWS, "minValues": low, "maxValues": high, "nullCount": {}}
             actions.append(AddAction(f"part-{number}.parquet", 200_000, {}, 0, True, json.dumps(stats)))
         table.create_write_transaction(actions, "append", table.schema())
     DeltaTable(str(folder)).create_checkpoint()
@@ -292,10 +293,10 @@ def _log(folder: Path, files: int) -> dict[str, float | int]:
     open_s = time.perf_counter() - began
     began = time.perf_counter()
     held = pa.table(opened.get_add_actions(flatten=True))
-    may_hold(held, "stem", {"road": [f"{n:012}" for n in range(0, 8_192 * files, 8_192 * files // 100)]})
+    may_hold(held, "stem", {"road": [f"{n:012}" for n in range(0, _ROWS * files, _ROWS * files // 100)]})
     return {
         "files": files,
-        "rows": files * 8_192,
+        "rows": files * _ROWS,
         "open, s": round(open_s, 3),
         "find files of 100 keys, s": round(time.perf_counter() - began, 3),
         "checkpoint, MB": round(sum(f.stat().st_size for f in folder.rglob("*.checkpoint.parquet")) / 1e6, 1),
