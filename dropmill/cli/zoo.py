@@ -14,7 +14,7 @@ import click
 
 from dropmill.cli.detectnet_v2 import options
 from dropmill.cli.epochs import epochs_told
-from dropmill.cli.zoo_data import data_options, of_split, read_samples
+from dropmill.cli.zoo_data import Source, data_options, of_split, read_samples
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,13 +74,7 @@ def train(
     context: click.Context,
     spec_file: Path | None,
     results_dir: str,
-    lake_url: str | None,
-    dataset: str | None,
-    shards: str | None,
-    data: Path | None,
-    images: Path | None,
-    middle: Path | None,
-    split: str | None,
+    source: Source,
     val_data: Path | None,
     val_images: Path | None,
     workers: int,
@@ -110,21 +104,21 @@ def train(
         do: Fit = partial(_with_ray, workers=count, max_failures=max_failures, address=ray_address)
     else:
         do = _here
-    others = [one for one in (shards, data, middle) if one is not None]
+    others = [one for one in (source.shards, source.data, source.middle) if one is not None]
     with ExitStack() as stack:
         run = None
-        if lake_url is not None and dataset is not None and not others:
+        if source.lake_url is not None and source.dataset is not None and not others:
             from dropmill.zoo_run import zoo_run
 
-            run = stack.enter_context(zoo_run(lake_url, dataset, spec))
-            samples = of_split(run.samples, split)
+            run = stack.enter_context(zoo_run(source.lake_url, source.dataset, spec))
+            samples = of_split(run.samples, source.split)
         else:
-            samples = read_samples(lake_url, dataset, shards, data, images, middle, split, spec.data.classes)
+            samples = read_samples(source, spec.data.classes)
         samples, held = _sides(spec, samples, val_data, val_images)
         metrics, best = do(spec, samples, held, results_dir)
         if run is not None:
             run.keep(results_dir, metrics, train=samples, val=held)
-            click.echo(f"run {run.step.name} of {lake_url}", err=True)
+            click.echo(f"run {run.step.name} of {source.lake_url}", err=True)
     if as_json:
         click.echo(json.dumps({"checkpoint": best, "metrics": metrics}))
         return
@@ -137,7 +131,7 @@ def _sides(
     from training.samples import split_samples
 
     if val_data is not None:
-        return samples, read_samples(None, None, None, val_data, val_images, None, None, spec.data.classes)
+        return samples, read_samples(Source(data=val_data, images=val_images), spec.data.classes)
     return split_samples(samples, val_share=spec.data.val_share, seed=spec.train.seed)
 
 
@@ -177,13 +171,7 @@ def evaluate(
     context: click.Context,
     model: Path,
     imports: tuple[Path, ...],
-    lake_url: str | None,
-    dataset: str | None,
-    shards: str | None,
-    data: Path | None,
-    images: Path | None,
-    middle: Path | None,
-    split: str | None,
+    source: Source,
     metrics: tuple[str, ...],
     backend: Any,
     voc: str,
@@ -204,14 +192,12 @@ def evaluate(
     from training.zoo.results import save_drawn
 
     options.quiet_logging()
-    if write_lake and lake_url is None:
+    if write_lake and source.lake_url is None:
         raise click.UsageError("--write-lake needs --lake")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, checkpoint = load_detector(str(model), device, imports=imports)
     _same_detector(context, checkpoint.spec, model)
-    samples = read_samples(
-        lake_url, dataset, shards, data, images, middle, split, checkpoint.spec.data.classes
-    )
+    samples = read_samples(source, checkpoint.spec.data.classes)
     wanted = metrics or (("bbox", "segm") if gives_masks(checkpoint.spec.model) else ("bbox",))
     report = evaluate_detector(
         network, samples, checkpoint.classes, metrics=wanted, batch_size=batch_size, device=device,
@@ -226,10 +212,12 @@ def evaluate(
     if write_lake:
         from dropmill.predictions import write_predictions
 
-        assert lake_url is not None
-        assert dataset is not None
-        rows = write_predictions(lake_url, dataset, str(model), report.found, checkpoint.classes)
-        files.append(f"{rows} rows in the table predictions of {lake_url}")
+        assert source.lake_url is not None
+        assert source.dataset is not None
+        rows = write_predictions(
+            source.lake_url, source.dataset, str(model), report.found, checkpoint.classes
+        )
+        files.append(f"{rows} rows in the table predictions of {source.lake_url}")
     if as_json:
         click.echo(json.dumps(report.as_dict()))
         return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +17,28 @@ from storage.errors import ConfigError
 if TYPE_CHECKING:
     from training.samples import Sample
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from: a lake, shards, a folder, or a file in the middle format."""
+
+    lake_url: str | None = None
+    dataset: str | None = None
+    shards: str | None = None
+    data: Path | None = None
+    images: Path | None = None
+    middle: Path | None = None
+    split: str | None = None
 
 
-def data_options(function: F) -> F:
-    """Where samples come from."""
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say where samples come from; the command gets them as one ``source``."""
+    names = [one.name for one in fields(Source)]
+
+    @wraps(function)
+    def with_source(*args: Any, **given: Any) -> Any:
+        return function(*args, source=Source(**{name: given.pop(name) for name in names}), **given)
+
     for option in (
         click.option("--split", help="Take this split alone, such as test."),
         click.option("--middle", type=options.FILE, help="A file in MMDetection's middle format (JSON)."),
@@ -32,8 +50,8 @@ def data_options(function: F) -> F:
         options.dataset,
         click.option("--lake", "lake_url", help="Folder or URL of a lake."),
     ):
-        function = option(function)
-    return function
+        with_source = option(with_source)
+    return with_source
 
 
 @click.command("middle")
@@ -43,13 +61,7 @@ def data_options(function: F) -> F:
 @click.option("--first", is_flag=True, help="The first format: a list, with labels from 1.")
 @options.as_json
 def middle(
-    lake_url: str | None,
-    dataset: str | None,
-    shards: str | None,
-    data: Path | None,
-    images: Path | None,
-    middle: Path | None,
-    split: str | None,
+    source: Source,
     out: Path,
     classes: tuple[str, ...],
     *,
@@ -64,7 +76,7 @@ def middle(
     from training.zoo.middle import first_middle_format, middle_format
 
     options.quiet_logging()
-    samples = read_samples(lake_url, dataset, shards, data, images, middle, split, classes)
+    samples = read_samples(source, classes)
     names = classes_of(samples, classes)
     content: Any = first_middle_format(samples, names) if first else middle_format(samples, names)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,36 +87,27 @@ def middle(
     click.echo(f"{out}: {len(samples)} images; classes, in the order of their numbers: {', '.join(names)}")
 
 
-def read_samples(
-    lake_url: str | None,
-    dataset: str | None,
-    shards: str | None,
-    data: Path | None,
-    images: Path | None,
-    middle: Path | None,
-    split: str | None,
-    classes: Sequence[str] = (),
-) -> list[Sample]:
-    """What the options name; ``classes`` are those of a file in the middle format that names none."""
-    given = sum(one is not None for one in (lake_url, shards, data, middle))
+def read_samples(source: Source, classes: Sequence[str] = ()) -> list[Sample]:
+    """What ``source`` names; ``classes`` are those of a file in the middle format that names none."""
+    given = sum(one is not None for one in (source.lake_url, source.shards, source.data, source.middle))
     if given != 1:
         raise click.UsageError("give one of --lake (with --dataset), --shards, --data and --middle")
     samples: Sequence[Sample]
-    if shards is not None:
+    if source.shards is not None:
         from training.shard_samples import read_shard_samples
 
-        samples = read_shard_samples(shards)
-    elif data is not None:
+        samples = read_shard_samples(source.shards)
+    elif source.data is not None:
         from dropmill.folder_samples import read_folder_samples
 
-        samples = read_folder_samples(data, images)
-    elif middle is not None:
+        samples = read_folder_samples(source.data, source.images)
+    elif source.middle is not None:
         from training.zoo.middle import read_middle
 
-        samples = read_middle(middle, images or "", classes)
+        samples = read_middle(source.middle, source.images or "", classes)
     else:
-        samples = options.lake_samples(lake_url, dataset)
-    return of_split(samples, split)
+        samples = options.lake_samples(source.lake_url, source.dataset)
+    return of_split(samples, source.split)
 
 
 def of_split(samples: Sequence[Sample], split: str | None) -> list[Sample]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from training.spec_file import read_spec
 
+_OF_INFERENCE = ("mask_thres", "test_margin_rate")
 _OF_TRAINING = ("frozen_stages", "teacher_momentum", "vit_dpr")
 WITHOUT_MEANING = (
     "encryption_key", "wandb", "train.optim_momentum", "train.optim_type", "num_nodes",
@@ -207,9 +208,6 @@ class MalSpec:
 def load_spec(path: Path | None, overrides: Sequence[str] = ()) -> MalSpec:
     """Read a spec file with ``key=value`` overrides over it; see :func:`training.spec_file.read_spec`."""
     return read_spec(MalSpec, path, overrides)
-
-
-_OF_INFERENCE = ("mask_thres", "test_margin_rate")
 
 
 def with_thresholds(trained: MalSpec, given: TrainSpec) -> MalSpec:

@@ -41,7 +41,7 @@ from transforms.formats.coco_images import EXPECTED, Images, read_images, record
 from transforms.formats.coco_plain import PlainColumns, plain_columns
 from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
 from transforms.formats.garbage import no_garbage_collection
-from transforms.formats.json_text import decode, extras, utf8
+from transforms.formats.json_text import decode, encode, extras, utf8
 from transforms.kept_memory import keep_freed_memory
 
 _THREADS = 2
@@ -351,7 +351,7 @@ class _Around:
         return [
             text
             if self._first_id.get(place, a.image_id) == a.image_id
-            else join_members(text, f'"image_id":{_json(a.image_id)}')[1:-1]
+            else join_members(text, f'"image_id":{encode(a.image_id)}')[1:-1]
             for text, a, place in zip(texts, annotations, owner.tolist(), strict=True)
         ]
 
@@ -447,7 +447,3 @@ def _categories(data: Raw, path: str) -> tuple[dict[int | None, str], pa.Table]:
         "attributes": [join_members("", text) if text else None for text in more],
     }
     return names, table(columns, DELIVERED_CATEGORIES)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -17,7 +17,7 @@ from msgspec import Meta, Raw, Struct
 from storage.errors import UnreadableError
 from transforms.delivery import DELIVERED_LABELS, stem_of, table
 from transforms.formats.coco_plain import PlainColumns
-from transforms.formats.json_text import compact
+from transforms.formats.json_text import compact, encode
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Owner = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -213,7 +213,7 @@ def _ids_and_areas(annotations: Sequence[Annotation]) -> pa.Array:
 def _own_attributes(a: Annotation) -> str:
     """The same for annotations that may lack a usual key: an ``iscrowd`` of null says that there was none."""
     if type(a.id) is int and a.area is not None and a.iscrowd in _NO_OR_YES and a.bbox:
-        return _json({"id": a.id, "area": a.area})
+        return encode({"id": a.id, "area": a.area})
 
     members: dict[str, object] = {
         name: value for name, value in (("id", a.id), ("area", a.area)) if value is not None
@@ -224,7 +224,7 @@ def _own_attributes(a: Annotation) -> str:
         members["iscrowd"] = a.iscrowd
     if a.bbox is not None and not a.bbox:
         members["bbox"] = a.bbox
-    return _json(members)
+    return encode(members)
 
 
 def has_shape(annotation: Annotation) -> bool:
@@ -235,7 +235,3 @@ def has_shape(annotation: Annotation) -> bool:
 def join_members(members: str, further: str) -> str:
     """A JSON object of two lists of members, either of which may be empty."""
     return f"{{{members},{further}}}" if members and further else f"{{{members}{further}}}"
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from storage.errors import UnreadableError
 from transforms.formats.coco_columns import join_members
 from transforms.formats.coco_plain_images import PlainImages, plain_images
-from transforms.formats.json_text import decode, extras
+from transforms.formats.json_text import decode, encode, extras
 from transforms.formats.refs import ref_of, tidy
 
 EXPECTED = "COCO JSON: an object with images, annotations and categories, or a list of results"
@@ -88,7 +88,7 @@ def _one_by_one(data: Raw, path: str) -> Images:
         if index.setdefault(image.id, place) != place:
             found = f"the image id {image.id} for {names[index[image.id]]!r} and {image.file_name!r}"
             raise UnreadableError(path, found, expected="one image per id")
-        members = f'"id":{_json(image.id)},"file_name":{_json(image.file_name)}'
+        members = f'"id":{encode(image.id)},"file_name":{encode(image.file_name)}'
         text = join_members(members, further)
         if place == len(names):
             names.append(image.file_name)
@@ -145,7 +145,3 @@ def _size(value: float | None, what: str, image: _Image, path: str) -> int | Non
         found = f"{value} as {what} of image {image.id}"
         raise UnreadableError(path, found, expected="a whole number of pixels")
     return int(value)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.formats.json_text import encode
+
 _NEEDED = frozenset({b"image_id", b"id", b"category_id", b"bbox", b"area", b"iscrowd"})
 _KNOWN = _NEEDED | {b"segmentation", b"score"}
 # Keys inside a segmentation that is an object: run lengths.
@@ -208,14 +210,10 @@ def _attributes(ids: pa.Array, areas: pa.Array) -> pa.Array:
     usual = pc.and_(usual, pc.equal(sizes.cast(pa.string()), areas))
     if not pc.all(usual).as_py():
         other = pc.invert(usual)
-        written = [_json(msgspec.json.decode(word)) for word in areas.filter(other).to_pylist()]
+        written = [encode(msgspec.json.decode(word)) for word in areas.filter(other).to_pylist()]
         areas = pc.replace_with_mask(areas, other, pa.array(written, pa.string()))
     ids = ids.cast(pa.int64()).cast(pa.string())
     return pc.binary_join_element_wise('{"id":', ids, ',"area":', areas, "}", "")
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def need(holds: npt.NDArray[np.bool_]) -> None:

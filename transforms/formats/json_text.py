@@ -36,6 +36,11 @@ def utf8(data: bytes, path: str) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
+def encode(value: object) -> str:
+    """A value as JSON without blanks."""
+    return msgspec.json.encode(value).decode()
+
+
 def decode(data: bytes | Raw, kind: type[T], path: str, *, expected: str, within: str = "$") -> T:
     """Decode JSON into ``kind``; ``within`` is the place of ``data`` in its document, as a JSON path.
 

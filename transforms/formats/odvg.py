@@ -7,7 +7,6 @@ A line is ``{"file_name" or "filename", "height", "width", …}`` with either ``
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -15,7 +14,7 @@ from msgspec import Raw, Struct
 from storage.errors import UnknownFormatError, UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.coco_columns import Int64, join_members
-from transforms.formats.json_text import compact, decode, extras, keys_of, utf8
+from transforms.formats.json_text import compact, decode, encode, extras, keys_of, utf8
 from transforms.formats.refs import ref_of
 from transforms.formats.rows import Row, delivery_of, pixels
 
@@ -114,14 +113,14 @@ def _line(text: bytes, path: str) -> tuple[Row, list[Row]]:
         raise UnreadableError(path, found, expected=EXPECTED)
     ref = ref_of(name)
     key = "file_name" if line.file_name is not None else "filename"
-    members = f'"{key}":{_json(name)}'
+    members = f'"{key}":{encode(name)}'
     if detected:
         detection = decode(line.detection, _Detection, path, expected=EXPECTED, within="$.detection")
         rows = [_instance(raw, ref, place, path) for place, raw in enumerate(detection.instances)]
     else:
         grounding = decode(line.grounding, _Grounding, path, expected=EXPECTED, within="$.grounding")
         rows = [_region(raw, ref, place, path) for place, raw in enumerate(grounding.regions)]
-        members += f',"caption":{_json(grounding.caption)}'
+        members += f',"caption":{encode(grounding.caption)}'
     further = extras([Raw(text)], _Line.__struct_fields__)[0]
     mention = {
         "ref": ref,
@@ -149,7 +148,7 @@ def _region(raw: Raw, ref: str, place: int, path: str) -> Row:
     # Several phrases of one region: all are kept, the first names it.
     if not found.phrase:
         raise UnreadableError(path, f"no phrase at `{within}`", expected=EXPECTED)
-    members = join_members((row["attributes"] or "{}")[1:-1], f'"phrase":{_json(found.phrase)}')
+    members = join_members((row["attributes"] or "{}")[1:-1], f'"phrase":{encode(found.phrase)}')
     return {**row, "category": found.phrase[0], "attributes": members}
 
 
@@ -169,7 +168,3 @@ def _box(found: _Instance | _Region, raw: Raw, ref: str, within: str, path: str)
         "segmentation": None if mask in {"", "null"} else mask,
         "attributes": f"{{{further}}}" if further else None,
     }
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
