@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError
-from training.detectnet_v2.model import build_model, freeze, parameter_counts
+from training.detectnet_v2.model import build_model, freeze, parameter_counts, warm_averages
 from training.detectnet_v2.spec import TrainSpec, default_spec
 
 
@@ -72,3 +72,20 @@ def test_frozen_normalisation_uses_its_averages() -> None:
     before = model.backbone.bn_conv1.running_mean.clone()
     model(torch.rand(2, 3, 64, 64))
     assert torch.equal(model.backbone.bn_conv1.running_mean, before)
+
+
+def test_averages_beside_a_frozen_block_become_means_of_all_batches() -> None:
+    """Not those of the last batch, though the frozen layers count none."""
+    model = build_model(default_spec(["a"], 64, 64, num_layers=10)).train()
+    freeze(model, (0.0,), batch_norm=False)
+    seen = []
+    conv = model.get_submodule("backbone.block_1a.conv_1")
+    normalise = model.get_submodule("backbone.block_1a.bn_1")
+    for number in range(4):
+        warm_averages(model)
+        images = torch.full((2, 3, 64, 64), number / 4)
+        with torch.no_grad():
+            stem = torch.relu(model.get_submodule("backbone.bn_conv1")(model.backbone.conv1(images)))
+            seen.append(conv(stem).mean(dim=(0, 2, 3)))
+            model(images)
+    torch.testing.assert_close(normalise.running_mean, torch.stack(seen).mean(dim=0))

@@ -115,6 +115,21 @@ def test_weights_that_are_not_finite_are_left_out(tmp_path: Path, model: DetectN
     assert torch.isfinite(model.backbone.conv1.weight).all()
 
 
+def test_heads_alone_are_no_pretrained_backbone(tmp_path: Path, model: DetectNetV2) -> None:
+    heads = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("output_")}
+    torch.save(heads, tmp_path / "heads.pt")
+    with pytest.raises(TrainingError, match="fits the backbone"):
+        load_pretrained(model, tmp_path / "heads.pt")
+
+
+def test_weights_for_a_small_part_of_the_backbone_are_a_warning(
+    tmp_path: Path, model: DetectNetV2, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"conv1.weight": torch.ones(64, 3, 7, 7)}, tmp_path / "stem.pt")
+    load_pretrained(model, tmp_path / "stem.pt")
+    assert "only 1 of the backbone's" in caplog.text
+
+
 def test_a_file_without_anything_that_fits_is_refused(tmp_path: Path, model: DetectNetV2) -> None:
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(TrainingError, match=r"none of its 1 tensors \(encoder\.weight"):

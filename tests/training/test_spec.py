@@ -83,6 +83,10 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key() -> None:
         ("model_config { freeze_blocks: 1.5 }", "whole number from 0 on"),
         ('evaluation_config { minimum_detection_ground_truth_overlap { key: "car" value: 2 } }', "at most 1"),
         ('dataset_config { target_class_mapping { kye: "car" } }', "did you mean 'key'"),
+        (
+            'dataset_config {target_class_mapping {key: "a" value: "car"} target_class_mapping {key: "a"}}',
+            "target_class_mapping[a] is there a second time",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line(block: str, complaint: str) -> None:

@@ -98,7 +98,7 @@ class _Binder:
         if origin is tuple:
             return tuple(self._value(value, arguments[0], where) for value in values)
         if origin is not None and issubclass(origin, Mapping):
-            return dict(self._entry(value, arguments[1], where) for value in values)
+            return self._map(values, arguments[1], where)
         if origin in {types.UnionType, typing.Union}:
             hint = next(argument for argument in arguments if argument is not type(None))
         if len(values) != 1:
@@ -107,6 +107,15 @@ class _Binder:
             )
             raise self._wrong(values[0].line if values else 0, where, again, "one value")
         return self._value(values[0], hint, where)
+
+    def _map(self, values: list[Value], hint: Any, where: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for value in values:
+            key, given = self._entry(value, hint, where)
+            if found.setdefault(key, given) != given:
+                # protobuf would take the last without a word
+                raise self._wrong(value.line, f"{where}[{key}]", "there a second time", "one value")
+        return found
 
     def _entry(self, value: Value, hint: Any, where: str) -> tuple[str, Any]:
         if not isinstance(value, Message):

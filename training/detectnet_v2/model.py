@@ -100,11 +100,17 @@ def warm_averages(model: DetectNetV2) -> None:
     With TAO's 0.99 from zero mean and unit variance, 250 batches leave 8 % of these in every layer: enough to
     drown the signal of a network that was trained for no longer than that. Call before each training step.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    if layers:
-        seen = int(layers[0].num_batches_tracked) if layers[0].num_batches_tracked is not None else 0
-        for layer in layers:
-            layer.momentum = max(BN_MOMENTUM, 1 / (seen + 1))
+    counts = {
+        module: module.num_batches_tracked
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None
+    }
+    if not counts:
+        return
+    # Layers have counts of their own: frozen ones never count, pretrained ones have begun before. One look at
+    # all of them, because each look waits for a GPU.
+    for layer, seen in zip(counts, torch.stack(list(counts.values())).tolist(), strict=True):
+        layer.momentum = max(BN_MOMENTUM, 1 / (seen + 1))
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

@@ -77,12 +77,13 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
         for target, name in candidates.items()
         if source[name].shape == own[target].shape and torch.isfinite(source[name].float()).all()
     }
-    fitting = fitting or _by_order(source, own)
+    # Heads fit heads of any backbone; without what they read from they are worth nothing.
+    fitting = fitting if any(name.startswith("backbone.") for name in fitting) else _by_order(source, own)
     if not fitting:
         shown = ", ".join(list(source)[:4])
         raise TrainingError(
-            f"{path}: none of its {len(source)} tensors ({shown} …) fits the network; expected names such as "
-            "block_1a.conv_1.weight, or those of torchvision's ResNet, with the same shapes"
+            f"{path}: none of its {len(source)} tensors ({shown} …) fits the backbone; expected names such "
+            "as block_1a.conv_1.weight, or those of torchvision's ResNet, with the same shapes"
         )
     with torch.no_grad():
         for target, name in fitting.items():
@@ -99,6 +100,15 @@ def load_pretrained(model: DetectNetV2, path: str | Path) -> LoadReport:
         len(report.kept),
         len(report.unused),
     )
+    backbone = [name for name in own if name.startswith("backbone.") and own[name].dim()]
+    taken = sum(name in fitting for name in backbone)
+    if 2 * taken < len(backbone):
+        logger.warning(
+            "%s: only %d of the backbone's %d tensors were taken; the others stay random",
+            path,
+            taken,
+            len(backbone),
+        )
     for name in report.kept:
         logger.info("pretrained kept=%s reason=%s", name, "shape" if name in candidates else "absent")
     return report

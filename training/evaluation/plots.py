@@ -21,8 +21,10 @@ def plot_precision_recall(evaluation: Evaluation, path: Path) -> None:
         if score.average_precision is None:
             continue
         recall, precision = score.curve[:, 1], score.curve[:, 2]
+        # A class of which nothing was found has a line as well: at the origin, for its place in the legend.
+        start = precision[:1] if len(precision) else [0.0]
         label = f"{name}  AP {score.average_precision:.3f}"
-        (line,) = axes.plot(np.append(0, recall), np.append(precision[:1], precision), lw=1.6, label=label)
+        (line,) = axes.plot(np.append(0, recall), np.append(start, precision), lw=1.6, label=label)
         if score.threshold is not None:
             axes.plot([score.recall], [score.precision], "o", color=line.get_color(), ms=5)
     mean = evaluation.mean_average_precision
@@ -34,7 +36,7 @@ def plot_precision_recall(evaluation: Evaluation, path: Path) -> None:
         title=f"{evaluation.images} images, mAP {0 if mean is None else mean:.3f} ({evaluation.mode})",
     )
     axes.grid(alpha=0.3)
-    if evaluation.categories:
+    if axes.get_lines():
         axes.legend(loc="lower left", fontsize=9)
     figure.savefig(path, dpi=_DPI)
 
