@@ -19,6 +19,8 @@ from dropmill.cli import cli
 
 torch = pytest.importorskip("torch")
 
+from training.detectnet_v2.frames import frame_of, write_frames  # noqa: E402
+from training.detectnet_v2.sources import read_sources  # noqa: E402
 from training.detectnet_v2.spec import (  # noqa: E402
     DatasetConfig,
     DataSource,
@@ -137,6 +139,26 @@ def test_evaluate_says_the_same_of_the_checkpoint_and_its_onnx_file(work: Work) 
     text = run("evaluate", "-e", spec, "-m", onnx, "--use_training_set").stdout
     assert re.search(r"Mean average_precision \(in %\): \d", text)
     assert "Median Inference Time" in text
+
+
+def test_taos_average_precision_is_behind_an_option(work: Work) -> None:
+    words = ("evaluate", "-e", work.folder / "spec.txt", "-m", work.weights, "--json")
+    report = json.loads(run(*words, "--average_precision_mode", "integrate_legacy").stdout)
+    assert report["evaluation"]["mode"] == "INTEGRATE_LEGACY"
+
+
+def test_a_class_may_be_missing_from_what_is_measured(work: Work) -> None:
+    spec = work.folder / "spec.txt"
+    reds = [
+        replace(sample, categories=("Red",) * len(sample.categories))
+        for sample in read_sources(work.spec.dataset_config, str(spec)).val
+    ]
+    write_frames(work.folder / "reds", [replace(frame_of(sample), uri="") for sample in reds])
+    source = replace(work.spec.dataset_config.data_sources[0], tfrecords_path=str(work.folder / "reds"))
+    apart = replace(work.spec.dataset_config, validation_fold=None, validation_data_source=source)
+    words = ("-e", work.write("apart.txt", replace(work.spec, dataset_config=apart)), "-m", work.weights)
+    report = json.loads(run("evaluate", *words, "-r", work.folder / "apart", "--json").stdout)
+    assert report["evaluation"]["categories"]["green"]["average_precision"] is None
 
 
 def test_inference_draws_writes_kitti_lines_and_coco_results(work: Work) -> None:

@@ -233,3 +233,9 @@ def test_a_class_that_no_label_has_stops_with_the_classes_that_there_are() -> No
         check_classes(replace(spec, dataset_config=config), [sample], [])
     right = replace(config, target_class_mapping={"car": "car", "pedestrian": "person"})
     check_classes(replace(spec, dataset_config=right), [sample], [])
+
+
+def test_a_class_that_only_validation_has_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    spec = default_spec(["car", "person"], 64, 48)
+    check_classes(spec, [frame("a", "Car").sample("a.png")], [frame("b", "Person").sample("b.png")])
+    assert "no training sample has person" in caplog.text

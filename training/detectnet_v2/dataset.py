@@ -6,6 +6,7 @@ if small. 2. Augmentation for training. 3. Boxes through the same maps, ``raster
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,8 @@ from training.detectnet_v2.cost import TargetBatch
 from training.detectnet_v2.rasterise import Targets, class_indices, rasterise
 from training.detectnet_v2.spec import Preprocessing, TrainSpec
 from training.samples import Sample, load_image
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Targets]]):
 
 def check_classes(spec: TrainSpec, train: Sequence[Sample], val: Sequence[Sample]) -> None:
     """``TrainingError`` where a class of the spec has no object in ``train`` or ``val``: it would be trained
-    to an average precision of 0 in silence. The message has the classes that there are.
+    to an average precision of 0 in silence. The message has the classes that there are. A class of ``val``
+    alone is a warning.
     """
     mapping = dict(spec.dataset_config.target_class_mapping)
     present = sorted({name for sample in (*train, *val) for name in sample.categories})
@@ -179,6 +183,10 @@ def check_classes(spec: TrainSpec, train: Sequence[Sample], val: Sequence[Sample
             "target_classes",
             found=present,
         )
+    learnt = sorted({name for sample in train for name in sample.categories})
+    reached = set(class_indices(learnt, spec.classes, mapping).tolist())
+    if unseen := [name for index, name in enumerate(spec.classes) if index not in reached]:
+        logger.warning("no training sample has %s; it will not be found", ", ".join(unseen))
 
 
 class EpochOrder(Sampler[int]):

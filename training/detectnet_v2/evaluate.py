@@ -16,7 +16,7 @@ from training.detectnet_v2.cost import ObjectiveWeights
 from training.detectnet_v2.dataset import DetectionDataset
 from training.detectnet_v2.predictor import Predictor
 from training.detectnet_v2.spec import TrainSpec
-from training.evaluation.average_precision import Evaluation
+from training.evaluation.average_precision import Evaluation, Mode
 from training.evaluation.coco_metrics import coco_metrics
 from training.evaluation.confusion import Confusion, confusion
 from training.samples import Sample
@@ -81,8 +81,12 @@ class EvaluationReport:
         }
 
 
-def evaluate_model(predictor: Predictor, samples: Sequence[Sample], spec: TrainSpec) -> EvaluationReport:
-    """Run ``predictor`` over ``samples`` and measure; every sample counts once."""
+def evaluate_model(
+    predictor: Predictor, samples: Sequence[Sample], spec: TrainSpec, *, mode: Mode | None = None
+) -> EvaluationReport:
+    """Run ``predictor`` over ``samples`` and measure; every sample counts once. ``mode`` replaces the
+    spec's.
+    """
     seconds: list[float] = []
     mark = [time.perf_counter()]
 
@@ -101,8 +105,8 @@ def evaluate_model(predictor: Predictor, samples: Sequence[Sample], spec: TrainS
         grid=predictor.grid,
         after_batch=after_batch,
     )
-    evaluation = validate.average_precision(outputs.detections, outputs.truth, spec)
-    at_half = validate.average_precision(outputs.detections, outputs.truth, spec, overlap=0.5)
+    evaluation = validate.average_precision(outputs.detections, outputs.truth, spec, mode=mode)
+    at_half = validate.average_precision(outputs.detections, outputs.truth, spec, overlap=0.5, mode=mode)
     weights = ObjectiveWeights(spec.cost_function_config)
     report = EvaluationReport(
         kind=predictor.kind,

@@ -22,10 +22,6 @@ from training.samples import Sample
 logger = logging.getLogger(__name__)
 
 _DEFAULT_OVERLAP = 0.5
-_MODES: dict[AveragePrecisionMode, Mode] = {
-    AveragePrecisionMode.SAMPLE: "SAMPLE",
-    AveragePrecisionMode.INTEGRATE: "INTEGRATE",
-}
 
 
 @dataclass
@@ -111,8 +107,9 @@ def average_precision(
     spec: TrainSpec,
     *,
     overlap: float | None = None,
+    mode: Mode | None = None,
 ) -> Evaluation:
-    """Measure by the spec's evaluation_config: mode, size limits, and its IoU where ``overlap`` is None."""
+    """Measure by the spec's evaluation_config: size limits, and its mode and IoU where they are None here."""
     config = spec.evaluation_config
     limits = {
         name: SizeLimits(
@@ -128,7 +125,7 @@ def average_precision(
         detections,
         truth,
         iou=spec_overlaps(spec) if overlap is None else overlap,
-        mode=_MODES[config.average_precision_mode],
+        mode=mode or _mode_of(config.average_precision_mode),
         categories=spec.classes,
         size_limits=limits or None,
     )
@@ -138,6 +135,11 @@ def spec_overlaps(spec: TrainSpec) -> dict[str, float]:
     """The IoU from which a detection counts, by class; 0.5 where the spec does not say."""
     given = spec.evaluation_config.minimum_detection_ground_truth_overlap
     return {name: given.get(name, _DEFAULT_OVERLAP) for name in spec.classes}
+
+
+def _mode_of(mode: AveragePrecisionMode) -> Mode:
+    name: Mode = mode.name  # type: ignore[assignment]  # the spec's names are the evaluation's
+    return name
 
 
 def truth_of(sample: Sample, spec: TrainSpec) -> Truth:
