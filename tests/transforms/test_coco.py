@@ -150,7 +150,7 @@ def test_records_of_one_file_under_two_ids_are_one_image() -> None:
     assert json.loads(delivery.mentions["attributes"].to_pylist()[0]) == {
         "id": 1,
         "file_name": "a.jpg",
-        "again": {"id": 3, "file_name": "./a.jpg"},
+        "$again": [{"id": 3, "file_name": "./a.jpg"}],
     }
 
 

@@ -209,7 +209,7 @@ def _collection(read: LabelledSet, outputs: Sequence[tuple[Plan, Placed]]) -> Co
         image = by_sample[plan.sample]
         old = read.collection.images.row(image.row, named=True)
         record = msgspec.json.decode(old["attributes"] or "{}", type=dict[str, msgspec.Raw])
-        record.pop("again", None)
+        record.pop("$again", None)
         record["file_name"] = msgspec.Raw(msgspec.json.encode(plan.name))
         if not (keep_ids and "id" in record):
             record["id"] = msgspec.Raw(str(number + 1).encode())

@@ -14,6 +14,7 @@ from transforms.conversion.spec import MergeSpec
 from transforms.writers.coco import write_coco
 from transforms.writers.collection import Collection
 from transforms.writers.odvg import write_odvg
+from transforms.writers.written import json_text, own_attributes
 
 _FORMS = ("coco", "odvg")
 
@@ -66,15 +67,27 @@ def unite(parts: list[Collection]) -> Collection:
 
 def _by_image(collection: Collection) -> Collection:
     """Lines of one file name as one image, the first; those with a caption stay as they are."""
-    caption = pl.col("attributes").str.json_path_match("$.caption").is_not_null()
-    name = pl.when(caption.fill_null(value=False)).then(pl.col("image").cast(pl.String)).otherwise(None)
+    text = pl.col("attributes").fill_null("{}")
+    caption = text.str.json_path_match("$.caption").is_not_null()
+    several = text.str.contains('"$again":', literal=True)
+    # Where no line of an image has a caption, its instances come together.
+    captions = several & text.str.contains('"caption":', literal=True)
+    name = pl.when(caption | captions).then(pl.col("image").cast(pl.String)).otherwise(None)
+    first = pl.Series("attributes", [_first_line(one) for one in collection.images["attributes"]], pl.String)
     owners = collection.images.with_columns(
-        pl.col("image").first().over(pl.coalesce("file_name", "ref"), name).alias("__owner")
+        pl.when(several & ~captions).then(first).otherwise("attributes").alias("attributes"),
+        pl.col("image").first().over(pl.coalesce("file_name", "ref"), name).alias("__owner"),
     )
     boxes = collection.boxes.join(owners.select("image", "__owner"), on="image", maintain_order="left")
     boxes = boxes.with_columns(pl.col("__owner").alias("image")).drop("__owner")
     images = owners.filter(pl.col("image") == pl.col("__owner")).drop("__owner")
     return replace(collection, images=images, boxes=boxes)
+
+
+def _first_line(attributes: str | None) -> str | None:
+    values = own_attributes(attributes)
+    values.pop("$again", None)
+    return json_text(values) if values else None
 
 
 def _refuse_other_tables(parts: list[Collection], names: list[str]) -> None:

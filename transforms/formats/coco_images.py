@@ -83,6 +83,7 @@ def _one_by_one(data: Raw, path: str) -> Images:
     names: list[str] = []
     sizes: tuple[list[int | None], list[int | None]] = ([], [])
     attributes: list[str] = []
+    again: dict[int, list[str]] = {}
     for image, ref, further in zip(images, _refs([i.file_name for i in images]), more, strict=True):
         place = places.setdefault(ref, len(places))
         if index.setdefault(image.id, place) != place:
@@ -97,7 +98,12 @@ def _one_by_one(data: Raw, path: str) -> Images:
             sizes[1].append(_size(image.height, "height", image, path))
             attributes.append(text)
         elif attributes[place] != text:
-            attributes[place] = f'{attributes[place][:-1]},"again":{text}}}'
+            other = (_size(image.width, "width", image, path), _size(image.height, "height", image, path))
+            if other != (sizes[0][place], sizes[1][place]):
+                text = join_members(text[1:-1], f'"width":{encode(other[0])},"height":{encode(other[1])}')
+            again.setdefault(place, []).append(text)
+    for place, records_ in again.items():
+        attributes[place] = join_members(attributes[place][1:-1], f'"$again":[{",".join(records_)}]')
     return _columns(index, refs, *sizes, attributes)
 
 

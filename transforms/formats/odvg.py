@@ -7,6 +7,7 @@ A line is ``{"file_name" or "filename", "height", "width", …}`` with either ``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
@@ -33,7 +34,7 @@ class _Instance(Struct, gc=False):
 
 
 class _Region(Struct, gc=False):
-    bbox: list[float]
+    bbox: list[float | list[float]]
     phrase: str | list[str]
     mask: Raw = _NOTHING
     score: float | None = None
@@ -61,11 +62,14 @@ def read_odvg(data: bytes, path: str) -> Delivery:
     """Read ODVG lines; ``bbox`` is ``xyxy`` in pixels, as delivered; a mask is the ``segmentation``.
 
     Of a detection, ``category_id`` is the label and ``category`` its name, null where only the label map has
-    it. Of a grounding, ``category`` is the phrase. The attributes of a mention have the caption (as
-    ``caption``), and all keys that no column holds. Raises :class:`UnreadableError` with the line.
+    it. Of a grounding, ``category`` is the phrase; a region of several boxes is a row for each, which
+    ``$region`` counts. The attributes of a mention have the caption (as ``caption``), and all keys that no
+    column holds; further lines of an image stand below ``$again`` with their number as ``$line``. Raises
+    :class:`UnreadableError` with the line.
     """
     labels: list[Row] = []
     mentions: list[Row] = []
+    seen: set[str] = set()
     for number, text in enumerate(utf8(data, path).split(b"\n"), 1):
         if not text.strip():
             continue
@@ -73,6 +77,9 @@ def read_odvg(data: bytes, path: str) -> Delivery:
             mention, rows = _line(text, path)
         except UnreadableError as error:
             raise UnreadableError(path, error.found, line=number, expected=error.expected) from error
+        if mention["ref"] in seen:
+            mention["attributes"] = join_members(mention["attributes"][1:-1], f'"$line":{number}')
+        seen.add(mention["ref"])
         mentions.append(mention)
         labels.extend({"line": number, **row} for row in rows)
     if not mentions:
@@ -113,15 +120,25 @@ def _line(text: bytes, path: str) -> tuple[Row, list[Row]]:
         raise UnreadableError(path, found, expected=EXPECTED)
     ref = ref_of(name)
     key = "file_name" if line.file_name is not None else "filename"
+    further = extras([Raw(text)], _Line.__struct_fields__)[0]
+    further_caption = "caption" in keys_of(text)
     members = f'"{key}":{encode(name)}'
     if detected:
         detection = decode(line.detection, _Detection, path, expected=EXPECTED, within="$.detection")
         rows = [_instance(raw, ref, place, path) for place, raw in enumerate(detection.instances)]
+        inner = extras([line.detection], _Detection.__struct_fields__)[0]
+        members += f',"detection":{{{inner}}}' if inner or further_caption else ""
     else:
         grounding = decode(line.grounding, _Grounding, path, expected=EXPECTED, within="$.grounding")
-        rows = [_region(raw, ref, place, path) for place, raw in enumerate(grounding.regions)]
-        members += f',"caption":{encode(grounding.caption)}'
-    further = extras([Raw(text)], _Line.__struct_fields__)[0]
+        rows = [row for place, raw in enumerate(grounding.regions) for row in _region(raw, ref, place, path)]
+        inner = extras([line.grounding], _Grounding.__struct_fields__)[0]
+        caption = f'"caption":{encode(grounding.caption)}'
+        # A caption beside the grounding has the better right to the name.
+        if further_caption:
+            inner = join_members(caption, inner)[1:-1]
+        else:
+            members += f",{caption}"
+        members += f',"grounding":{{{inner}}}' if inner else ""
     mention = {
         "ref": ref,
         "width": pixels(line.width),
@@ -135,14 +152,25 @@ def _line(text: bytes, path: str) -> tuple[Row, list[Row]]:
 def _instance(raw: Raw, ref: str, place: int, path: str) -> Row:
     within = f"$.detection.instances[{place}]"
     found = decode(raw, _Instance, path, expected=EXPECTED, within=within)
-    row = _box(found, raw, ref, within, path)
+    row = _box(found, found.bbox, raw, ref, within, path)
     return {**row, "category_id": found.label, "category": found.category}
 
 
-def _region(raw: Raw, ref: str, place: int, path: str) -> Row:
+def _region(raw: Raw, ref: str, place: int, path: str) -> list[Row]:
+    """A row for each box of a region."""
     within = f"$.grounding.regions[{place}]"
     found = decode(raw, _Region, path, expected=EXPECTED, within=within)
-    row = _box(found, raw, ref, within, path)
+    if not found.bbox or not isinstance(found.bbox[0], list):
+        return [_of_region(found, found.bbox, "", raw, ref, within, path)]
+    mark = f'"$region":{place}'
+    return [_of_region(found, box, mark, raw, ref, within, path) for box in found.bbox]
+
+
+def _of_region(found: _Region, box: object, mark: str, raw: Raw, ref: str, within: str, path: str) -> Row:
+    numbers = box if isinstance(box, list) and not any(isinstance(one, list) for one in box) else []
+    row = _box(found, numbers, raw, ref, within, path)
+    if mark:
+        row["attributes"] = join_members((row["attributes"] or "{}")[1:-1], mark)
     if isinstance(found.phrase, str):
         return {**row, "category": found.phrase}
     # Several phrases of one region: all are kept, the first names it.
@@ -152,18 +180,18 @@ def _region(raw: Raw, ref: str, place: int, path: str) -> Row:
     return {**row, "category": found.phrase[0], "attributes": members}
 
 
-def _box(found: _Instance | _Region, raw: Raw, ref: str, within: str, path: str) -> Row:
-    if len(found.bbox) != 4:
+def _box(found: _Instance | _Region, box: Sequence[float], raw: Raw, ref: str, within: str, path: str) -> Row:
+    if len(box) != 4:
         raise UnreadableError(
             path,
-            f"{len(found.bbox)} numbers as bbox at `{within}`",
+            f"{len(box)} numbers as bbox at `{within}`",
             expected="ODVG: left, top, right, bottom",
         )
     mask = compact(found.mask) if bytes(found.mask) else ""
     further = extras([raw], type(found).__struct_fields__)[0]
     return {
         "ref": ref,
-        "bbox": found.bbox,
+        "bbox": list(box),
         "score": found.score,
         "segmentation": None if mask in {"", "null"} else mask,
         "attributes": f"{{{further}}}" if further else None,

@@ -15,6 +15,8 @@ from transforms.delivery import (
     stem_of,
     table,
 )
+from transforms.formats.coco_columns import join_members
+from transforms.formats.json_text import encode
 
 Row = dict[str, Any]
 _MAX_INT32 = 2**31 - 1
@@ -30,7 +32,8 @@ def delivery_of(
 
     Filled in where a row does not say: ``instance`` (its place), ``format``, ``stem`` (of ``ref``),
     ``bbox_mode`` (xyxy), ``iscrowd`` and ``ignore`` (false), and the ``kind`` of a mention (label). An
-    ``attributes`` that is a mapping becomes JSON, and null where it is empty.
+    ``attributes`` that is a mapping becomes JSON, and null where it is empty. Mentions of an image that come
+    after its first are a list below that one's attributes, as ``$again``: an image has one row per file.
     """
     rows = [
         {
@@ -46,14 +49,8 @@ def delivery_of(
         for place, row in enumerate(labels)
     ]
     said = [
-        {
-            "kind": "label",
-            "format": form,
-            "stem": stem_of(row["ref"]),
-            **row,
-            "attributes": as_text(row.get("attributes")),
-        }
-        for row in mentions
+        {"kind": "label", "format": form, "stem": stem_of(row["ref"]), **row}
+        for row in _one_per_image(mentions)
     ]
     return Delivery(
         kind="label",
@@ -62,6 +59,26 @@ def delivery_of(
         mentions=table(said, DELIVERED_MENTIONS),
         categories=table(categories, DELIVERED_CATEGORIES),
     )
+
+
+def _one_per_image(mentions: Iterable[Row]) -> list[Row]:
+    rows: list[Row] = []
+    firsts: dict[str, Row] = {}
+    again: dict[str, list[str]] = {}
+    for mention in mentions:
+        row = {**mention, "attributes": as_text(mention.get("attributes"))}
+        first = firsts.setdefault(row["ref"], row) if row.get("kind", "label") == "label" else row
+        if first is row:
+            rows.append(row)
+            continue
+        first["instances"] += row["instances"]
+        other = {side: row.get(side) for side in ("width", "height") if row.get(side) != first.get(side)}
+        text = join_members((row["attributes"] or "{}")[1:-1], encode(other)[1:-1])
+        again.setdefault(row["ref"], []).append(text)
+    for ref, texts in again.items():
+        members = (firsts[ref]["attributes"] or "{}")[1:-1]
+        firsts[ref]["attributes"] = join_members(members, f'"$again":[{",".join(texts)}]')
+    return rows
 
 
 def as_text(attributes: Mapping[str, Any] | str | None) -> str | None:

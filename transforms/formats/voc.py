@@ -15,7 +15,7 @@ from transforms.delivery import (
     table,
     without_extension,
 )
-from transforms.formats.markup import Element, children_as_json, read_xml
+from transforms.formats.markup import Element, as_json, children_as_json, read_xml
 from transforms.formats.text import is_number, numbers, shortest
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -26,8 +26,9 @@ def read_voc(data: bytes, path: str) -> Delivery:
     """Read a Pascal VOC file; ``bbox`` is ``xyxy`` in pixels, as delivered; difficult has ``ignore``.
 
     All other elements (pose, truncated, occluded, parts, unknown ones) are in ``attributes`` by their names,
-    with their texts; ``$written`` are corners in other than the
-    shortest digits. Raises :class:`UnreadableError` with the line for an object without name or box.
+    with their texts; so are XML attributes, those of name and box as well; ``$written`` are corners in other
+    than the shortest digits. Raises :class:`UnreadableError` with the line for an object without one name and
+    one box.
     """
     return voc_of(read_xml(data, path), path)
 
@@ -78,6 +79,10 @@ def voc_of(root: Element, path: str) -> Delivery:
 
 def _name(element: Element, path: str) -> str:
     name = _text(element, "name")
+    if (count := len(element.all("name"))) > 1:
+        raise UnreadableError(
+            path, f"<object> with {count} <name>", line=element.line, expected="one name per object"
+        )
     if not name:
         raise UnreadableError(path, "<object> without <name>", line=element.line, expected="Pascal VOC")
     return name
@@ -85,11 +90,18 @@ def _name(element: Element, path: str) -> str:
 
 def _box(element: Element, path: str) -> list[float]:
     box = element.first("bndbox")
+    if (count := len(element.all("bndbox"))) > 1:
+        raise UnreadableError(
+            path, f"<object> with {count} <bndbox>", line=element.line, expected="one box per object"
+        )
     if box is None:
         found = ", ".join(f"<{child.tag}>" for child in element.children[:8]) or "nothing"
         raise UnreadableError(
             path, f"<object> without <bndbox>: it has {found}", line=element.line, expected="Pascal VOC"
         )
+    for name in _CORNERS:
+        if len(box.all(name)) > 1:
+            raise UnreadableError(path, f"<bndbox> with two <{name}>", line=box.line, expected="four corners")
     corners = [box.first(name) for name in _CORNERS]
     words = [corner.text for corner in corners if corner is not None]
     if len(words) != len(_CORNERS):
@@ -100,11 +112,12 @@ def _box(element: Element, path: str) -> list[float]:
 
 def _object_attributes(element: Element, values_of_box: Sequence[float]) -> str:
     others = [child for child in element.children if child.tag not in {"name", "bndbox"}]
-    box = element.first("bndbox")
-    left_over = [child for child in box.children if child.tag not in _CORNERS] if box is not None else []
+    name, box = element.first("name"), element.first("bndbox")
     values = _own(element) | children_as_json(others)
-    if left_over:
-        values["bndbox"] = children_as_json(left_over)
+    if name is not None and (name.attributes or name.children):
+        values["name"] = as_json(name)
+    if box is not None and (more := _own(box) | children_as_json(list(filter(_says_more, box.children)))):
+        values["bndbox"] = more
     words = {name: _text(box, name) for name in _CORNERS} if box is not None else {}
     odd = {
         name: word
@@ -136,6 +149,11 @@ def _size(root: Element, name: str) -> int | None:
 def _size_word(root: Element, name: str) -> str:
     size = root.first("size")
     return _text(size, name) if size is not None else ""
+
+
+def _says_more(child: Element) -> bool:
+    """Whether a child of a box is more than a number of it."""
+    return child.tag not in _CORNERS or bool(child.attributes or child.children)
 
 
 def _own(element: Element) -> dict[str, object]:

@@ -5,7 +5,6 @@ Text is put together by columns: no dictionary per box.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,10 +12,15 @@ import polars as pl
 
 from transforms.writers.categories import numbered
 from transforms.writers.collection import Collection
-from transforms.writers.written import Written, attributes_of, json_text, unsaid
+from transforms.writers.written import Written, json_text, own_attributes, unsaid
 
-_EVERYTHING = {"truncation", "occlusion", "score", "segmentation", "iscrowd", "ignore", "attributes"}
+_EVERYTHING = {
+    *("truncation", "occlusion", "score", "segmentation", "iscrowd", "ignore", "attributes"),
+    "instances without a box",
+}
 _UNLISTED = "image_id:"
+# The reader's own members come before those of the file, among which may be an iscrowd of another object.
+_OWN_CROWD = r'^(\{(?:"id":(?:-?[0-9]+|"(?:[^"\\]|\\.)*"),)?(?:"area":[^,"]+,)?)"iscrowd":'
 
 
 def write_coco(
@@ -42,7 +46,8 @@ def write_coco(
             list(names.of_name), list(names.of_name.values()), default=None, return_dtype=pl.Int64
         )
     )
-    category_id = pl.coalesce("category_id", number) if own else number
+    named = pl.when(pl.col("category").is_not_null()).then(number)
+    category_id = pl.coalesce("category_id", named) if own else number
     boxes = boxes.with_columns(
         category_id.alias("category_id"),
         pl.Series("id", range(1, count + 1), pl.Int64),
@@ -52,10 +57,12 @@ def write_coco(
     )
     text = boxes.select(_annotation(own=own)).to_series()
     head = "".join(f"{json_text(key)}:{value}," for key, value in _document(collection).items())
+    # An empty list of annotations would say that nothing is on any of the images.
+    said = () if own and collection.only_listed else ('"annotations":[', ",\n".join(text), "],")
     parts = (
-        f'{{{head}"images":[{",".join(images)}],"annotations":[',
-        ",\n".join(text),
-        f'],"categories":[{",".join(categories)}]}}\n',
+        f'{{{head}"images":[{",".join(images)}],',
+        *said,
+        f'"categories":[{",".join(categories)}]}}\n',
     )
     lost = [("instances without a class", boxes["category_id"].null_count() if not own else 0)]
     return Written(
@@ -68,7 +75,7 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
     """A list of results: image_id, category_id, bbox or segmentation, score.
 
     Ids are those of the collection: what came from a COCO file or results has them, all else is numbered
-    from 1 in order. A box without a score gets 1.
+    from 1 in order. A box without a score gets 1, but for those that came as results without one.
     """
     _, ids = _images(collection, own=_is_coco(collection))
     names = numbered(collection, first=1)
@@ -79,14 +86,23 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
             list(names.of_name), list(names.of_name.values()), default=None, return_dtype=pl.Int64
         )
     )
+    came_so = _is_coco(collection) and collection.images["attributes"].is_null().all()
     boxes = _boxes(collection, own=True).with_columns(
         pl.coalesce("category_id", number).alias("category_id"),
         pl.col("image")
         .replace_strict(list(ids), list(ids.values()), return_dtype=pl.String)
         .alias("image_id"),
-        pl.col("score").fill_null(1.0),
+        pl.col("score") if came_so else pl.col("score").fill_null(1.0),
     )
-    further = pl.col("attributes").str.strip_prefix("{").str.strip_suffix("}").fill_null("")
+    attributes = pl.col("attributes").fill_null("{}")
+    said_none = attributes.str.starts_with('{"id":') & ~attributes.str.contains(_OWN_CROWD)
+    crowd = (
+        pl.when(pl.col("iscrowd") & (pl.col("format") == "coco"))
+        .then(pl.lit("1"))
+        .when(said_none & pl.lit(value=came_so))
+        .then(pl.lit("0"))
+    )
+    further = _inside(_without_no_crowd(attributes))
     own = pl.when((pl.col("format") == "coco") & (further != "")).then(pl.concat_str(pl.lit(","), further))
     text = boxes.select(
         pl.concat_str(
@@ -95,6 +111,7 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
             _member("category_id", pl.col("category_id").cast(pl.String)),
             _member("bbox", _numbers()),
             _member("segmentation", pl.col("segmentation")),
+            _member("iscrowd", crowd),
             _member("score", _number(pl.col("score"))),
             own.otherwise(pl.lit("")),
             pl.lit("}"),
@@ -102,7 +119,7 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
     ).to_series()
     return Written(
         files={file: f"[{','.join(text)}]\n".encode()},
-        unsaid=unsaid(collection, "coco", says={"score", "segmentation"}),
+        unsaid=unsaid(collection, "coco", says={"score", "segmentation", "instances without a box"}),
     )
 
 
@@ -131,10 +148,10 @@ def _annotation(*, own: bool) -> pl.Expr:
     """One annotation as JSON text, from columns."""
     attributes = pl.col("attributes").fill_null("{}")
     coco = (pl.col("format") == "coco").fill_null(value=False)
-    ours = attributes.str.strip_prefix("{").str.strip_suffix("}")
+    ours = _inside(_without_no_crowd(attributes))
     mine = pl.when(ours == "").then(pl.lit("")).otherwise(pl.concat_str(pl.lit(","), ours))
     # An iscrowd among the attributes says that the delivered one was absent, or no 0 or 1.
-    said = attributes.str.contains('"iscrowd":', literal=True)
+    said = attributes.str.contains(_OWN_CROWD)
     crowd = pl.when(pl.col("iscrowd") | pl.col("ignore")).then(pl.lit("1")).otherwise(pl.lit("0"))
     start = [pl.lit('{"image_id":'), _owner(), _member("category_id", pl.col("category_id").cast(pl.String))]
     shape = [_member("bbox", _numbers()), _member("segmentation", pl.col("segmentation"))]
@@ -146,7 +163,7 @@ def _annotation(*, own: bool) -> pl.Expr:
         .then(pl.lit(""))
         .otherwise(_member("iscrowd", pl.when("iscrowd").then(pl.lit("1")).otherwise(pl.lit("0")))),
         score,
-        mine.str.replace(',"iscrowd":null', "", literal=True),
+        mine,
         pl.lit("}"),
     )
     area = (
@@ -166,6 +183,16 @@ def _annotation(*, own: bool) -> pl.Expr:
         pl.lit("}"),
     )
     return pl.when(coco).then(as_it_was).otherwise(anew) if own else anew
+
+
+def _inside(text: pl.Expr) -> pl.Expr:
+    """The members of a JSON object without its braces."""
+    return text.str.strip_prefix("{").str.strip_suffix("}").str.strip_suffix(",")
+
+
+def _without_no_crowd(attributes: pl.Expr) -> pl.Expr:
+    """Attributes without the reader's note that no iscrowd was there."""
+    return attributes.str.replace(_OWN_CROWD + r"null(?:,|(\}))", "${1}${2}")
 
 
 def _further(row: dict[str, Any]) -> str:
@@ -216,8 +243,8 @@ def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, 
             # Not listed: only annotations named it.
             ids[row["image"]] = row["ref"].removeprefix(_UNLISTED)
             continue
-        record = attributes_of(row["attributes"]) if row["format"] == "coco" and row["attributes"] else {}
-        again = record.pop("again", None)
+        record = own_attributes(row["attributes"]) if row["format"] == "coco" and row["attributes"] else {}
+        again = record.pop("$again", None)
         if not own:
             record |= {"id": len(texts) + 1}
         record.setdefault("file_name", row["file_name"] or row["ref"])
@@ -225,18 +252,9 @@ def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, 
         ids[row["image"]] = json_text(record["id"])
         texts += [
             json_text({"id": one["id"], "file_name": one["file_name"], **sizes, **one})
-            for one in _records(record, again)
+            for one in (record, *(again if own and isinstance(again, list) else ()))
         ]
     return texts, ids
-
-
-def _records(record: dict[str, Any], again: Any) -> Iterator[dict[str, Any]]:
-    """A record, and those of the same file that came after it."""
-    yield record
-    while isinstance(again, dict):
-        more = dict(again)
-        again = more.pop("again", None)
-        yield more
 
 
 def _own_categories(collection: Collection) -> list[str]:

@@ -30,6 +30,8 @@ class Collection:
     boxes: pl.DataFrame
     categories: pl.DataFrame
     documents: tuple[str, ...] = ()
+    only_listed: bool = False
+    """Whether the files say that the images are there, and nothing of what is on them."""
 
     def absolute(self) -> pl.DataFrame:
         """The boxes with ``xmin, ymin, xmax, ymax`` and polygons in pixels of their images.
@@ -133,6 +135,7 @@ def of_labels(labels: pa.Table, mentions: pa.Table, categories: pa.Table) -> Col
         boxes=boxes.drop("__name"),
         categories=names.select("category_id", "category", "attributes"),
         documents=tuple(documents),
+        only_listed=images.height > 0 and images["instances"].is_null().all(),
     )
 
 

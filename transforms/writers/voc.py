@@ -10,7 +10,7 @@ import polars as pl
 
 from transforms.formats.text import shortest
 from transforms.writers.collection import Collection
-from transforms.writers.written import Written, attributes_of, unsaid
+from transforms.writers.written import Written, attributes_of, own_attributes, unsaid
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SAYS = {"ignore", "pose", "truncated", "difficult"}
@@ -32,7 +32,7 @@ def write_voc(collection: Collection, *, image_sets: bool = True) -> Written:
     ):
         if box[0] is None:
             continue
-        values = attributes_of(attributes) if form == "voc" else {}
+        values = own_attributes(attributes) if form == "voc" else {}
         if form != "voc":
             known = attributes_of(attributes)
             values = {
@@ -71,7 +71,7 @@ def _image_sets(images: pl.DataFrame) -> dict[str, bytes]:
 
 
 def _file(image: dict[str, Any], objects: list[str]) -> bytes:
-    values = attributes_of(image["attributes"]) if image["format"] == "voc" else {}
+    values = own_attributes(image["attributes"]) if image["format"] == "voc" else {}
     own = "".join(
         f" {_clean(key[1:])}={quoteattr(_clean(str(value)))}"
         for key, value in values.items()
@@ -101,15 +101,24 @@ def _object(category: str, box: list[float], values: dict[str, Any]) -> str:
         f" {key[1:]}={quoteattr(_clean(str(value)))}" for key, value in values.items() if key[0] == "@"
     )
     more = values.get("bndbox")
+    more = more if isinstance(more, dict) else {}
+    for name in corners.keys() & more.keys():
+        corners[name] = (
+            {**more[name], "#text": corners[name]} if isinstance(more[name], dict) else corners[name]
+        )
+    named = values.get("name")
+    called = {**named, "#text": category} if isinstance(named, dict) else category
     first = [_element(key, values[key], "\t\t") for key in _FIRST if key in values]
     rest = [
         _element(key, value, "\t\t")
         for key, value in values.items()
-        if key not in {*_FIRST, "bndbox"} and key[0] not in "@$#"
+        if key not in {*_FIRST, "name", "bndbox"} and key[0] not in "@$#"
     ]
-    bndbox = _element("bndbox", {**corners, **(more if isinstance(more, dict) else {})}, "\t\t")
+    bndbox = _element(
+        "bndbox", {**corners, **{key: value for key, value in more.items() if key not in corners}}, "\t\t"
+    )
     return "\n".join(
-        [f"\t<object{own}>", _element("name", category, "\t\t"), *first, bndbox, *rest, "\t</object>"]
+        [f"\t<object{own}>", _element("name", called, "\t\t"), *first, bndbox, *rest, "\t</object>"]
     )
 
 

@@ -41,15 +41,18 @@ class Written:
 
 
 def attributes_of(text: str | None) -> dict[str, Any]:
-    """Attributes as a mapping, numbers with a point as :class:`msgspec.Raw`.
+    """Attributes of another form as a mapping, numbers with a point as :class:`msgspec.Raw`.
 
-    What another form put below ``attributes`` counts as the row's own.
+    What that form has below ``attributes`` counts as the row's own.
     """
-    if not text:
-        return {}
-    values = _object.decode(text)
+    values = own_attributes(text)
     inner = values.get("attributes")
     return {**inner, **values} if isinstance(inner, dict) else values
+
+
+def own_attributes(text: str | None) -> dict[str, Any]:
+    """The same of the writer's own form: a key ``attributes`` is one as any other."""
+    return _object.decode(text) if text else {}
 
 
 def unsaid(
@@ -68,7 +71,8 @@ def unsaid(
             for key in attributes_of(text):
                 if key not in says and key not in {"$written", "attributes"}:
                     found[key] += count
-    found["instances without a box"] = collection.boxes.filter(pl.col("bbox").is_null()).height
+    if "instances without a box" not in says:
+        found["instances without a box"] = collection.boxes.filter(pl.col("bbox").is_null()).height
     for what, count in also:
         found[what] += count
     return {what: count for what, count in sorted(found.items()) if count}
