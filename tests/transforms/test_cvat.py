@@ -38,8 +38,19 @@ def test_a_task_gives_its_four_shapes(shared_data: Path) -> None:
     }
     assert line["points"] == "1.0,2;3,4;5,6;7,8"
     assert rows[2]["segmentation"] == "[[1.0,2.0,3.0,4.0,6.0,5.0]]"
-    sizes = [(row["width"], row["height"], row["instances"]) for row in delivery.mentions.to_pylist()]
+    *images, of_file = delivery.mentions.to_pylist()
+    sizes = [(row["width"], row["height"], row["instances"]) for row in images]
     assert sizes == [(8, 8, 2), (10, 10, 2)]
+    assert (of_file["kind"], of_file["ref"]) == ("file", "train")
+    labels = json.loads(of_file["attributes"])["meta"]["task"]["labels"]["label"]
+    assert [label["name"] for label in labels][:2] == ["label1", "label2"]
+
+
+def test_an_attribute_that_comes_twice_is_kept_twice() -> None:
+    inner = '<attribute name="a">1</attribute><attribute name="a">2</attribute>'
+    box = f'<box label="a" xtl="1" ytl="1" xbr="2" ybr="2">{inner}</box>'
+    (row,) = read_cvat(_file(box), "a.xml").labels.to_pylist()
+    assert json.loads(row["attributes"])["attribute"] == {"a": ["1", "2"]}
 
 
 def test_a_project_keeps_its_subsets_apart_and_says_the_splits(shared_data: Path) -> None:

@@ -43,6 +43,23 @@ def test_class_descriptions_are_read_with_and_without_a_header(shared_data: Path
     assert json.loads(rows[1]["attributes"]) == {"LabelName": "/m/1"}
 
 
+def test_blank_lines_and_commas_in_names_are_no_trouble() -> None:
+    data = b'LabelName,DisplayName\n\n/m/01,"Cat, big"\n/m/02,Dog\n\n'
+    for text in (data, data.split(b"\n", 2)[2]):
+        names = read_label(text, "classes.csv").categories["category"].to_pylist()
+        assert names == ["Cat, big", "Dog"]
+
+
+def test_an_id_with_the_ending_of_an_image_is_the_image_without_it() -> None:
+    head = "ImageID,LabelName,XMin,XMax,YMin,YMax\n"
+    rows = "a/b.c.JPG,/m/01,0.1,0.5,0.2,0.6\n\na/b.c,/m/01,0.1,0.5,0.2,0.7\n"
+    delivery = read_label((head + rows).encode(), "boxes.csv")
+    assert delivery.mentions.select(["ref", "stem", "instances"]).to_pylist() == [
+        {"ref": "a/b.c", "stem": "b.c", "instances": 2}
+    ]
+    assert delivery.labels["line"].to_pylist() == [2, 4]
+
+
 def test_boxes_of_one_image_may_stand_apart() -> None:
     text = HEAD + "a,x,/m/1,1,0,.5,0,1,0,0,0\nb,x,/m/2,1,0,1,0,1,0,0,1\na,x,/m/1,1,0.25,0.5,0,1,0,0,0\n"
     delivery = read_open_images(text.encode(), "a.csv")

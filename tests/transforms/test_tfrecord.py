@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import json
 import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -158,6 +161,65 @@ def test_damage_is_found_by_its_checksum(shared_data: Path) -> None:
         read_label(bytes(data), "a.tfrecord")
     with pytest.raises(UnreadableError, match="bytes announced and"):
         read_label(bytes(data[:500]), "a.tfrecord")
+
+
+def _objects(**more: list[bytes] | list[float] | list[int]) -> dict[str, Any]:
+    sides = {f"image/object/bbox/{side}": [0.25, 0.5] for side in ("xmin", "ymin", "xmax", "ymax")}
+    return {"image/filename": [b"a.jpg"], **sides, **{f"image/object/{k}": v for k, v in more.items()}}
+
+
+def test_compressed_records_say_so() -> None:
+    whole = _record(_example(_objects()))
+    for packed in (gzip.compress(whole), zlib.compress(whole)):
+        with pytest.raises(UnreadableError, match="compressed records"):
+            read_label(packed, "a.tfrecord")
+
+
+def test_a_sequence_is_not_half_read() -> None:
+    with pytest.raises(UnreadableError, match=r"record 0.*SequenceExample"):
+        read_tfrecord(_record(_example(_objects()) + _field(2, b"")), "a.tfrecord")
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"class/text": [b"cat"]}, "1 values as class/text for 2 boxes"),
+        ({"class/label": [1, 2, 3]}, "3 values as class/label for 2 boxes"),
+        ({"bbox/xmin": [1, 2]}, "xmin in other than floats"),
+        ({"bbox/xmin": [0.5]}, "2 numbers as ymin for 1 objects"),
+    ],
+)
+def test_classes_that_are_not_one_for_each_box_are_refused(more: dict[str, Any], found: str) -> None:
+    with pytest.raises(UnreadableError, match=found):
+        read_tfrecord(_record(_example(_objects(**more))), "a.tfrecord")
+
+
+def test_a_feature_that_is_not_one_for_each_box_is_kept_with_the_image() -> None:
+    delivery = read_tfrecord(_record(_example(_objects(order=[3, 1, 2]))), "a.tfrecord")
+    (mention,) = delivery.mentions.to_pylist()
+    assert json.loads(mention["attributes"])["image/object/order"] == [3, 1, 2]
+
+
+def test_two_records_of_one_image_are_one_image() -> None:
+    delivery = read_tfrecord(_record(_example(_objects())) * 2, "a.tfrecord")
+    assert delivery.mentions.select(["ref", "instances"]).to_pylist() == [{"ref": "a", "instances": 4}]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "further"),
+    [
+        ("item { id: 1 display_name: 'a' }", "a", None),
+        ("item: { id: 1, name: 'a#b{}' display_name: \"it's\" }", "a#b{}", {"display_name": "it's"}),
+        ("item { id: 1 name: 'a' k { id: 2 } k { id: 3 } }", "a", {"k": [{"id": "2"}, {"id": "3"}]}),
+        ('item { id: 1 name: "\\"a\\" " "b" }', '"a" b', None),
+    ],
+)
+def test_label_maps_as_people_write_them_are_read(text: str, name: str, further: Any) -> None:
+    found = read_pbtxt(text.encode(), "map.pbtxt")
+    assert found is not None
+    (row,) = found.categories.to_pylist()
+    assert (row["category_id"], row["category"]) == (1, name)
+    assert (row["attributes"] and json.loads(row["attributes"])) == further
 
 
 def test_examples_of_another_kind_are_refused_by_their_features() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from storage.errors import UnknownFormatError, UnreadableError
-from transforms.delivery import Delivery
+from transforms.delivery import Delivery, without_extension
 from transforms.formats.markup import Element, children_as_json, read_xml
 from transforms.formats.masks import rle_text
 from transforms.formats.refs import ref_of
@@ -28,7 +28,8 @@ def read_cvat(data: bytes, path: str) -> Delivery:
     A turned box is its four corners as ``segmentation``, with their extent as box. Masks become COCO RLE of
     the whole image. Polylines, points and skeletons have no box: it is null, and a rule says so. XML
     attributes without a column are in ``attributes``, CVAT's own ones below ``attribute``; tags of an image
-    are in its mention. A ``subset`` named train, val or test says the split.
+    are in its mention. A ``subset`` named train, val or test says the split. What the file says of itself
+    (the task, its labels) is a mention of kind ``file``.
 
     Raises :class:`UnreadableError` with the line, and :class:`UnknownFormatError` for CVAT for video.
     """
@@ -48,6 +49,7 @@ def cvat_of(root: Element, path: str) -> Delivery:
             expected="CVAT for images",
         )
     labels: list[Row] = []
+    of_file = children_as_json([child for child in root.children if child.tag != "image"])
     mentions: list[Row] = []
     for image in images:
         name = image.attributes.get("name", "")
@@ -63,6 +65,8 @@ def cvat_of(root: Element, path: str) -> Delivery:
         mentions.append({**mention, "attributes": {**kept, **children_as_json(others)}})
         if (split := split_of(f"{image.attributes.get('subset', '')}.")) is not None:
             mentions.append({"kind": "split", "ref": ref, "split": split})
+    if of_file:
+        mentions.append({"kind": "file", "ref": without_extension(path), "attributes": of_file})
     return delivery_of("cvat", labels, mentions)
 
 
@@ -78,9 +82,13 @@ def _row(shape: Element, ref: str, size: Sequence[int | None], path: str) -> Row
         raise UnreadableError(path, f"<{shape.tag}> without a label", line=shape.line, expected=EXPECTED)
     box, segmentation, used = _geometry(shape, size, path)
     further = {key: value for key, value in shape.attributes.items() if key not in {"label", *used}}
-    own = {
-        child.attributes.get("name", ""): child.text for child in shape.children if child.tag == "attribute"
-    }
+    own: dict[str, str | list[str]] = {}
+    for child in shape.all("attribute"):
+        name = child.attributes.get("name", "")
+        before = own.get(name)
+        own[name] = (
+            child.text if before is None else [*([before] if isinstance(before, str) else before), child.text]
+        )
     inner = children_as_json([child for child in shape.children if child.tag != "attribute"])
     return {
         "line": shape.line,

@@ -6,6 +6,7 @@ and flags IsOccluded, IsTruncated, IsGroupOf, IsDepiction, IsInside (1, 0, or -1
 
 from __future__ import annotations
 
+import csv
 import re
 
 import polars as pl
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from storage.errors import UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, DELIVERED_LABELS, DELIVERED_MENTIONS, Delivery
+from transforms.formats.refs import IMAGE_ENDING
 from transforms.formats.text import quote, text_of
 
 EXPECTED = "Open Images boxes: ImageID, LabelName, XMin, XMax, YMin and YMax"
@@ -39,19 +41,21 @@ def read_open_images(data: bytes, path: str) -> Delivery:
         _refuse(frame, pl.col(name).fill_null("") == "", name, "a name", path)
     others = [name for name in frame.columns if name not in {"ImageID", "LabelName", *_CORNERS, "__line"}]
     crowd = pl.col("IsGroupOf") == "1" if "IsGroupOf" in frame.columns else pl.lit(value=False)
-    # Ids have no extension: a dot in one is a part of it.
+    # Ids have no extension, so a dot in one is a part of it, but where the end is that of an image.
+    ref = pl.col("ImageID").str.replace(IMAGE_ENDING, "")
     rows = frame.with_columns(
         pl.concat_list([pl.col(name).cast(pl.Float64) for name in _CORNERS]).alias("bbox"),
         crowd.fill_null(value=False).alias("crowd"),
         pl.struct(others).struct.json_encode().alias("attributes") if others else pl.lit(None, pl.String),
-        pl.col("ImageID").str.split("/").list.last().alias("stem"),
+        ref.alias("ref"),
+        ref.str.split("/").list.last().alias("stem"),
     )
     count = rows.height
     labels = {
         "instance": range(count),
         "line": rows["__line"].to_arrow(),
         "format": ["open_images"] * count,
-        "ref": rows["ImageID"].to_arrow(),
+        "ref": rows["ref"].to_arrow(),
         "stem": rows["stem"].to_arrow(),
         "category": rows["LabelName"].to_arrow(),
         "bbox": rows["bbox"].to_arrow(),
@@ -60,11 +64,11 @@ def read_open_images(data: bytes, path: str) -> Delivery:
         "ignore": rows["crowd"].to_arrow(),
         "attributes": rows["attributes" if others else "literal"].to_arrow(),
     }
-    images = rows.group_by("ImageID", "stem", maintain_order=True).len()
+    images = rows.group_by("ref", "stem", maintain_order=True).len()
     mentions = {
         "kind": ["label"] * images.height,
         "format": ["open_images"] * images.height,
-        "ref": images["ImageID"].to_arrow(),
+        "ref": images["ref"].to_arrow(),
         "stem": images["stem"].to_arrow(),
         "instances": images["len"].to_arrow(),
     }
@@ -102,7 +106,7 @@ def is_open_images(head: str) -> bool:
 
 def is_class_descriptions(head: str) -> bool:
     """Whether the first line of a CSV file is that of class names."""
-    cells = head.strip().replace('"', "").split(",")
+    cells = next(csv.reader([head.strip()]), [])
     return [cell.lower() for cell in cells] == ["labelname", "displayname"] or (
         len(cells) == 2 and _CLASS.match(head) is not None
     )
@@ -112,13 +116,16 @@ def _frame(text: str, path: str) -> pl.DataFrame:
     """The cells as texts, with ``__line``; rows of another length are refused by their line."""
     try:
         frame = pl.read_csv(text.encode(), infer_schema=False)
-    except (pl.exceptions.PolarsError, ValueError) as error:
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+        # An OSError: two first letters that polars takes for those of a compressed file.
         line, found = _ragged(text) or (1, str(error).split("\n", 1)[0])
         raise UnreadableError(path, found, line=line, expected="CSV with the cells of its header") from error
     if "__line" in frame.columns:
         raise UnreadableError(path, "the column __line", line=1, expected=EXPECTED)
-    blank = [number for number, line in enumerate(text.split("\n"), 1) if line and not line.isspace()]
-    lines = blank[1 : frame.height + 1]
+    # A blank line is a row of nulls.
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    said = [number for number, line in enumerate(text.split("\n"), 1) if line and not line.isspace()]
+    lines = said[1:]
     # A line feed inside quotes makes the lines of the rows unknown.
     column = pl.Series("__line", lines if len(lines) == frame.height else [None] * frame.height, pl.Int64)
     return frame.with_columns(column)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-_IMAGE_ENDING = re.compile(
-    r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|p[pgnb]m|jp2|avif|mpo|heic|dng)", re.IGNORECASE
-)
+IMAGE_ENDING = r"(?i)\.(?:jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|p[pgnb]m|jp2|avif|mpo|heic|dng)$"
+_IMAGE_ENDING = re.compile(IMAGE_ENDING)
 
 
 def ref_of(name: str) -> str:

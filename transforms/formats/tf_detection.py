@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from storage.errors import UnknownFormatError, UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.masks import rle_text
+from transforms.formats.pbtxt import items_of
 from transforms.formats.refs import ref_of
 from transforms.formats.rows import Row, as_text, delivery_of, pixels
 from transforms.formats.text import text_of
@@ -23,11 +23,6 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 # The picture and its masks have no place in a table of text.
 _NOT_KEPT = {"image/encoded", "image/key/sha256", "image/width", "image/height"}
 _MAX_MASK_PIXELS = 100_000_000
-_ITEM = re.compile(r"item\s*\{([^{}]*)\}")
-_ENTRY = re.compile(
-    r"""([a-z_]+)\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.)*)'|([+-]?[0-9]+|[A-Za-z_]+))[\s,;]*"""
-)
-_COMMENT = re.compile(r"#[^\n]*")
 
 
 def read_tfrecord(data: bytes, path: str) -> Delivery:
@@ -51,22 +46,22 @@ def read_tfrecord(data: bytes, path: str) -> Delivery:
 def read_pbtxt(data: bytes, path: str) -> Delivery | None:
     """Read a label map (``item { id: 1 name: 'cat' }``); None where the text is another protocol buffer.
 
-    ``name`` is the category, as in the examples; a display name is in its ``attributes``.
+    ``name`` is the category, as in the examples, or the display name where an item has that alone; all else
+    is in ``attributes``.
     """
-    text = _COMMENT.sub("", text_of(data, path))
-    if _ITEM.sub("", text).strip() or not _ITEM.search(text):
+    items = items_of(text_of(data, path))
+    if items is None:
         return None
     rows: list[Row] = []
-    for item in _ITEM.findall(text):
-        entries = {key: double or single or plain for key, double, single, plain in _ENTRY.findall(item)}
-        if _ENTRY.sub("", item).strip() or not {"id", "name"} <= entries.keys():
-            return None
-        if not entries["id"].isdecimal() or len(entries["id"]) > 9:
-            raise UnreadableError(path, f"the id {entries['id']!r}", expected="a whole number from 0")
-        further = {key: value for key, value in entries.items() if key not in {"id", "name"}}
-        rows.append(
-            {"category_id": int(entries["id"]), "category": entries["name"], "attributes": as_text(further)}
-        )
+    for item in items:
+        number, key = item.get("id"), "name" if "name" in item else "display_name"
+        name = item.get(key)
+        if not isinstance(number, str) or not number.isdecimal() or len(number) > 9:
+            raise UnreadableError(path, f"the id {number!r}", expected="a whole number from 0")
+        if not isinstance(name, str) or not name:
+            raise UnreadableError(path, f"the item {number} without a name", expected="a label map")
+        further = {key_: value for key_, value in item.items() if key_ not in {"id", key}}
+        rows.append({"category_id": int(number), "category": name, "attributes": as_text(further)})
     if len({row["category_id"] for row in rows}) < len(rows):
         raise UnreadableError(path, "an id that comes twice", expected="a label map: one name per id")
     return Delivery(kind="classes", format="tfrecord", categories=table(rows, DELIVERED_CATEGORIES))
@@ -86,11 +81,23 @@ def _image(features: Mapping[str, Value], number: int, path: str) -> tuple[Row, 
     count = len(columns.get("bbox/xmin", []))
     for side in _SIDES:
         values = columns.get(f"bbox/{side}", [])
-        if len(values) != count or not all(isinstance(value, float) for value in values):
+        if len(values) != count:
             found = f"{place}: {len(values)} numbers as {side} for {count} objects"
             raise UnreadableError(path, found, expected=EXPECTED)
+        if not all(isinstance(value, float) for value in values):
+            raise UnreadableError(path, f"{place}: {side} in other than floats", expected=EXPECTED)
+    for name in ("class/text", "class/label", "mask"):
+        values = columns.get(name, [])
+        if len(values) not in {0, count}:
+            found = f"{place}: {len(values)} values as {name} for {count} boxes"
+            raise UnreadableError(path, found, expected=EXPECTED)
     rows = [_row(columns, i, count, ref, (width, height), place, path) for i in range(count)]
-    kept = {key: _plain(value) for key, value in features.items() if not key.startswith(_OBJECT)}
+    # What has not one value for each object says something of the image.
+    kept = {
+        key: _plain(value)
+        for key, value in features.items()
+        if not key.startswith(_OBJECT) or (value and len(value) != count)
+    }
     mention = {
         "ref": ref,
         "width": width,
@@ -110,7 +117,6 @@ def _row(
     where: str,
     path: str,
 ) -> Row:
-    # A feature that has not one value for each object says nothing of this one.
     mine = {key: values[place] for key, values in columns.items() if len(values) == count}
     text, number = mine.pop("class/text", b""), mine.pop("class/label", None)
     if not isinstance(text, bytes) or not isinstance(number, int | None):

@@ -18,6 +18,7 @@ from transforms.formats.crc32c import crc32c
 
 Value = list[bytes] | list[float] | list[int]
 _MASK = 0xA282EAD8
+_COMPRESSED = (b"\x1f\x8b\x08", b"\x78\x01\x73", b"\x78\x9c", b"\x78\xda", b"\x28\xb5\x2f\xfd")
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
@@ -30,6 +31,8 @@ def records(data: bytes, path: str) -> Iterator[memoryview]:
             raise _damaged(path, number, f"{len(data) - offset} bytes after the last record")
         length, length_sum = _HEADER.unpack_from(data, offset)
         if _masked(view[offset : offset + 8]) != length_sum:
+            if not offset and data.startswith(_COMPRESSED):
+                raise UnreadableError(path, "compressed records", expected="TFRecord, unpacked")
             raise _damaged(path, number, "a length whose checksum is another")
         start = offset + _HEADER.size
         end = start + length
@@ -46,6 +49,8 @@ def example(record: memoryview, path: str, number: int) -> dict[str, Value]:
     try:
         found: dict[str, Value] = {}
         for field, features in _fields(record):
+            if field == 2 and isinstance(features, memoryview):
+                raise ValueError("feature lists, as a tf.train.SequenceExample has them")
             if field != 1 or not isinstance(features, memoryview):
                 continue
             found.update(_entries(features))
