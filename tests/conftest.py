@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -23,6 +24,14 @@ with suppress(ImportError):  # tests/gpu runs without it
 
     settings.register_profile("steady", derandomize=True, deadline=None)
     settings.load_profile("steady")
+
+# The limit of a test's time is pytest-timeout's; where it is absent the tests run without one.
+if importlib.util.find_spec("pytest_timeout") is None:
+
+    def pytest_addoption(parser: pytest.Parser) -> None:
+        """Know the key of pyproject.toml, which strict configuration refuses otherwise."""
+        parser.addini("timeout", "seconds; needs pytest-timeout")
+
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _ANOTHER_CLUSTER = """

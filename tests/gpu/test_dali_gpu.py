@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transforms.augment.executor import carry_out, chosen_executor
-from transforms.augment.generate import prepare, read_local
-from transforms.augment.opencv import render
-from transforms.augment.pixels import decode
-from transforms.augment.single import Settings
-from transforms.augment.spec import load_augment_spec
-
-pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
-pytest.importorskip("nvidia.dali")
+# Before what needs them is imported: beside torch alone the module is skipped.
+for package in ("nvidia.dali", "cv2", "msgspec", "yaml"):
+    pytest.importorskip(package)
+
+from transforms.augment.executor import carry_out, chosen_executor  # noqa: E402
+from transforms.augment.generate import prepare, read_local  # noqa: E402
+from transforms.augment.opencv import render  # noqa: E402
+from transforms.augment.pixels import decode  # noqa: E402
+from transforms.augment.single import Settings  # noqa: E402
+from transforms.augment.spec import load_augment_spec  # noqa: E402
+
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,8 @@ def test_a_model_trained_on_a_gpu_gives_the_same_on_a_cpu(tmp_path: Path) -> Non
 
 
 def test_a_model_trained_on_a_gpu_exports_to_onnx(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
     from training.export.onnx_graph import export_onnx
 
     samples = discs(tmp_path, 4)

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from training.detectnet_v2.backbones.resnet import ResNet
-from training.detectnet_v2.model import DetectNetV2
-from training.evaluation.onnx_runner import OnnxRunner
-from training.export.engine import build_engine
-from training.export.engine_runner import EngineRunner
-from training.export.onnx_graph import export_onnx
-from training.export.quantise import quantise_onnx
-from training.export.tensorrt_build import cuda_device
+# Before what needs them is imported: beside torch alone the module is skipped.
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package)
+
+from training.detectnet_v2.backbones.resnet import ResNet  # noqa: E402
+from training.detectnet_v2.model import DetectNetV2  # noqa: E402
+from training.evaluation.onnx_runner import OnnxRunner  # noqa: E402
+from training.export.engine import build_engine  # noqa: E402
+from training.export.engine_runner import EngineRunner  # noqa: E402
+from training.export.onnx_graph import export_onnx  # noqa: E402
+from training.export.quantise import quantise_onnx  # noqa: E402
+from training.export.tensorrt_build import cuda_device  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
