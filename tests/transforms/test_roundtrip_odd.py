@@ -13,6 +13,7 @@ from transforms.conversion.merge import _by_image, unite
 from transforms.formats.detect import read_label
 from transforms.writers.coco import write_coco, write_coco_results
 from transforms.writers.collection import of_deliveries
+from transforms.writers.kitti import write_kitti
 from transforms.writers.odvg import write_odvg
 from transforms.writers.voc import write_voc
 
@@ -187,3 +188,42 @@ def test_an_object_of_two_names_or_boxes_is_not_half_read(double: str, found: st
     text = f"<annotation>\n<object>{_OBJECT}{double}</object></annotation>"
     with pytest.raises(UnreadableError, match=rf"line 2: <object> with {found}"):
         read_label(text.encode(), "a.xml")
+
+
+_WORDS = "<attributes><color>red</color></attributes>" + _OBJECT
+_VOC = f"<annotation><segmented>1</segmented><object>{_WORDS}</object></annotation>"
+
+
+def test_what_a_form_says_of_its_images_goes_into_coco_and_is_named_where_it_cannot_go() -> None:
+    collection = _collection("a.xml", _VOC)
+    written = write_coco(collection, file="a.json")
+    document = json.loads(written.files["a.json"])
+    assert document["images"][0]["attributes"] == {"segmented": "1"}
+    assert document["annotations"][0]["attributes"] == {"color": "red"}
+    assert not written.unsaid
+    assert write_kitti(collection).unsaid == {"color": 1, "segmented of the image": 1}
+
+
+def test_what_coco_says_of_files_images_and_classes_is_named_where_it_cannot_go() -> None:
+    document = {
+        "info": {"year": 2017},
+        "images": [{**_IMAGE, "license": 3}],
+        "annotations": [_ANNOTATION],
+        "categories": [{"id": 1, "name": "cat", "supercategory": "animal"}],
+    }
+    unsaid = write_kitti(_collection("a.json", json.dumps(document))).unsaid
+    assert unsaid == {
+        "area": 1,
+        "id": 1,
+        "info of the file": 1,
+        "license of the image": 1,
+        "supercategory of the class": 1,
+    }
+
+
+def test_captions_stay_captions_between_odvg_and_coco() -> None:
+    text = json.dumps(_grounding(_REGION)) + "\n"
+    coco = write_coco(_collection("a.jsonl", text), file="a.json").files["a.json"]
+    assert json.loads(coco)["images"][0]["caption"] == "a cat"
+    again = write_odvg(_collection("a.json", coco.decode())).files["annotations.jsonl"]
+    assert _lines(again.decode())[0]["grounding"]["caption"] == "a cat"

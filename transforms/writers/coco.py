@@ -12,11 +12,11 @@ import polars as pl
 
 from transforms.writers.categories import numbered
 from transforms.writers.collection import Collection
-from transforms.writers.written import Written, json_text, own_attributes, unsaid
+from transforms.writers.written import Written, json_text, of_image, own_attributes, unsaid
 
 _EVERYTHING = {
     *("truncation", "occlusion", "score", "segmentation", "iscrowd", "ignore", "attributes"),
-    "instances without a box",
+    *("instances without a box", "images"),
 }
 _UNLISTED = "image_id:"
 # The reader's own members come before those of the file, among which may be an iscrowd of another object.
@@ -31,7 +31,7 @@ def write_coco(
     Boxes are ``xywh`` in pixels. What came as COCO has its ids, keys, digits and order again, unless
     ``renumber``; all else is numbered from 1 (categories from ``first_category``) in order. ``iscrowd`` is 1
     for regions to ignore: it is the only way in which COCO's evaluation knows them. What other forms say of
-    an instance stands below its ``attributes``.
+    an instance or an image stands below its ``attributes``, but for captions.
     """
     own = not renumber and _is_coco(collection)
     names = numbered(collection, first=first_category, keep=not renumber)
@@ -119,7 +119,9 @@ def write_coco_results(collection: Collection, *, file: str = "results.json") ->
     ).to_series()
     return Written(
         files={file: f"[{','.join(text)}]\n".encode()},
-        unsaid=unsaid(collection, "coco", says={"score", "segmentation", "instances without a box"}),
+        unsaid=unsaid(
+            collection, "coco", says={"score", "segmentation", "iscrowd", "instances without a box"}
+        ),
     )
 
 
@@ -203,11 +205,20 @@ def _further(row: dict[str, Any]) -> str:
         return "".join(
             f",{json_text(key)}:{bytes(value).decode()}" for key, value in values.items() if key not in gone
         )
-    known = {key: value for key, value in values.items() if key != "attributes"}
+    known = _beside(values)
     for key in ("truncation", "occlusion"):
         if row[key] is not None:
             known[key] = msgspec.Raw(json_text(row[key]).encode())
     return f',"attributes":{json_text(known)}' if known else ""
+
+
+def _beside(values: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Members without the name ``attributes``, where what stands below it has other names than they."""
+    below = bytes(values.get("attributes", b""))
+    inner = msgspec.json.decode(below, type=dict[str, msgspec.Raw]) if below.startswith(b"{") else {}
+    if not inner or inner.keys() & values.keys():
+        return dict(values)
+    return {key: value for key, value in values.items() if key != "attributes"} | inner
 
 
 def _member(name: str, text: pl.Expr) -> pl.Expr:
@@ -245,6 +256,9 @@ def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, 
             continue
         record = own_attributes(row["attributes"]) if row["format"] == "coco" and row["attributes"] else {}
         again = record.pop("$again", None)
+        if row["format"] != "coco" and (said := of_image(row["attributes"])):
+            record |= {"caption": said.pop("caption")} if "caption" in said else {}
+            record |= {"attributes": said} if said else {}
         if not own:
             record |= {"id": len(texts) + 1}
         record.setdefault("file_name", row["file_name"] or row["ref"])

@@ -21,6 +21,12 @@ def _digits(text: str) -> msgspec.Raw:
 
 _object = msgspec.json.Decoder(dict[str, Any], float_hook=_digits)
 
+# Where an image is and what it is called, in the words of all forms.
+_NAMES = {
+    *("file_name", "filename", "imagePath", "name", "id", "image_id", "path", "folder", "image/filename"),
+    *("image/source_id", "image/key/sha256", "image/format", "$again"),
+}
+
 # Columns that say something only where they have another value than this.
 _PLAIN = {
     "truncation": None,
@@ -55,11 +61,33 @@ def own_attributes(text: str | None) -> dict[str, Any]:
     return _object.decode(text) if text else {}
 
 
+def of_image(text: str | None) -> dict[str, Any]:
+    """What another form says of an image, but for its name, its number and its size."""
+    return {
+        key: value
+        for key, value in own_attributes(text).items()
+        if key not in _NAMES and not (key == "size" and value == {})
+    }
+
+
 def unsaid(
     collection: Collection, form: str, *, says: Container[str], also: Iterable[tuple[str, int]] = ()
 ) -> dict[str, int]:
-    """Count what a form that ``says`` these columns and keys cannot say of the rows of other forms."""
+    """Count what a form that ``says`` these columns and keys cannot say of the rows of other forms.
+
+    What other forms say of images counts where ``images`` is not among what the form says; of classes and of
+    the file as a whole only COCO says more than names.
+    """
     found: Counter[str] = Counter()
+    if "images" not in says:
+        others = collection.images.filter(pl.col("format").ne_missing(form))
+        for text in others["attributes"].drop_nulls():
+            found.update(f"{key} of the image" for key in of_image(text))
+    if form != "coco":
+        for text in collection.categories["attributes"].drop_nulls():
+            found.update(f"{key} of the class" for key in own_attributes(text))
+        for text in collection.documents:
+            found.update(f"{key} of the file" for key in own_attributes(text))
     foreign = collection.boxes.filter(pl.col("format").ne_missing(form))
     for column, plain in _PLAIN.items():
         if column not in says:
