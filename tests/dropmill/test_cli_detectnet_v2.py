@@ -247,7 +247,9 @@ def test_a_pruned_model_is_smaller_trained_again_for_int8_and_exported_with_its_
     trained = work.folder / "qat" / "weights" / "model.pt"
     onnx = work.folder / "deploy" / "model.onnx"
     cache = onnx.with_name("cal.bin")
+    engine = onnx.with_name("model.engine")
     words = ["--cal_cache_file", cache, "--gen_ds_config", "--triton", work.folder / "triton", "--json"]
+    words += ["--engine_file", engine]
     said = run("export", "-m", trained, "-o", onnx, "--data_type", "int8", *words)
     report = json.loads(said.stdout)
     assert report["quantised_by"] == "quantisation-aware training"
@@ -262,7 +264,11 @@ def test_a_pruned_model_is_smaller_trained_again_for_int8_and_exported_with_its_
     assert "network-mode=1" in config
     assert onnx.with_name("labels.txt").read_text() == "red\ngreen\n"
     assert onnx.with_name("cal.bin").read_text().splitlines()[1].split(": ")[0] == "input_1"
-    assert (work.folder / "triton" / "model" / "1" / "model.onnx").is_file()
+    if json.loads(engine.with_name("model.engine.json").read_text())["backend"] == "tensorrt_rtx":
+        # a runtime that neither DeepStream nor Triton has
+        assert "TensorRT for RTX" in report["notes"][0]
+        assert "model-engine-file" not in config
+        assert (work.folder / "triton" / "model" / "1" / "model.onnx").is_file()
     assert "dims: [ 8, 4, 4 ]" in (work.folder / "triton" / "model" / "config.pbtxt").read_text()
 
 
@@ -316,5 +322,10 @@ def test_a_file_that_is_no_model_is_refused_by_what_it_is(work: Work) -> None:
         (work.folder / name).write_bytes(b"encrypted")
         result = run("evaluate", "-e", work.folder / "spec.txt", "-m", work.folder / name, status=1)
         assert complaint in str(result.exception)
+    augmentation = work.spec.augmentation_config
+    grey = replace(augmentation, preprocessing=replace(augmentation.preprocessing, output_image_channel=1))
+    spec = work.write("grey.txt", replace(work.spec, augmentation_config=grey))
+    result = run("evaluate", "-e", spec, "-m", work.weights, status=1)
+    assert "images of 1 channels; expected 3" in str(result.exception)
     result = run("export", "-m", work.weights, "-o", work.folder / "x.onnx", "--data_type", "int8", status=1)
     assert "int8 needs pictures" in str(result.exception)

@@ -54,7 +54,20 @@ def test_nvinfer_is_told_files_sizes_precision_and_clusters(tmp_path: Path) -> N
     }
     assert found["property"].items() >= expected.items()
     assert found["class-attrs-0"]["eps"] == "0.3"
-    assert found["class-attrs-1"]["nms-iou-threshold"] == "0.5"
+    assert "# person; HYBRID in the spec, but cluster-mode is one for all" in path.read_text()
+    assert "nms-iou-threshold" not in found["class-attrs-1"]
+
+
+@pytest.mark.parametrize(("algorithm", "mode"), [("NMS", "2"), ("HYBRID", "3")])
+def test_nvinfer_is_told_of_suppression(tmp_path: Path, algorithm: str, mode: str) -> None:
+    how = ClusteringConfig(clustering_algorithm=ClusteringAlgorithm[algorithm], nms_iou_threshold=0.4)
+    path = tmp_path / "nvinfer_config.txt"
+    deployment = replace(DEPLOYMENT, clustering={"car": how, "person": replace(how, nms_iou_threshold=0.5)})
+    write_nvinfer_config(path, deployment, onnx=tmp_path / "m.onnx", labels=tmp_path / "labels.txt")
+    found = settings(path.read_text())
+    assert found["property"]["cluster-mode"] == mode
+    assert [found[f"class-attrs-{i}"]["nms-iou-threshold"] for i in (0, 1)] == ["0.4", "0.5"]
+    assert ("eps" in found["class-attrs-0"]) == (algorithm == "HYBRID")
 
 
 def test_nvinfer_cannot_decode_other_scales_and_is_not_told_so(tmp_path: Path) -> None:

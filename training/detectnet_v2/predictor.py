@@ -80,6 +80,17 @@ def open_predictor(
     )
 
 
+def gpu(index: int) -> str | None:
+    """The device of a spec's ``gpu_index``; None, which is the CPU, where there is no GPU at all.
+
+    Raises ``ConfigError`` where there are others only.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and not 0 <= index < count:
+        raise ConfigError(f"gpu_index is {index}; expected 0 to {count - 1}, the GPUs that are there")
+    return f"cuda:{index}" if count else None
+
+
 def _agreeing(predictor: Predictor, classes: tuple[str, ...], path: Path) -> Predictor:
     found = predictor.grid.classes
     if not found:
@@ -97,11 +108,17 @@ class _TorchPredictor:
 
     def __init__(self, path: Path, device: str | None) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._path = path
         self._model, self.spec = load_model(path, self._device)
         self._model = self._model.to(memory_format=torch.channels_last)
         self.grid: Grid = self._model
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if pixels.shape[1] != self._model.channels:
+            raise ConfigError(
+                f"{self._path}: images of {pixels.shape[1]} channels; expected {self._model.channels} "
+                "(image_channels of inference, output_image_channel of the other commands)"
+            )
         with torch.inference_mode():
             cov, bbox = self._model(scale_inputs(pixels.to(self._device)))
         return cov.float().cpu(), bbox.float().cpu()

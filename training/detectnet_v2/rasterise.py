@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 
 NO_CLASS = -1
 EVERY_CLASS = -2  # an ignored region that speaks of all classes, as KITTI's DontCare
+EVERYTHING = ("*", "DontCare", "dontcare")  # names of that, as labels and mappings have them
 
 _SAMPLES = 4  # sample points along each side of a cell
 _SMALLEST_RADIUS = 0.1
@@ -81,7 +82,7 @@ def class_indices(
     channel = {name: index for index, name in enumerate(classes)}
     mapping = mapping or {name: name for name in classes}
     folded = {source.casefold(): target for source, target in mapping.items()}
-    channel = {"*": EVERY_CLASS, "DontCare": EVERY_CLASS} | channel
+    channel = dict.fromkeys(EVERYTHING, EVERY_CLASS) | channel
     folded = {"*": "*", "dontcare": "DontCare"} | folded
     targets = (mapping.get(name, folded.get(name.casefold(), "")) for name in categories)
     return np.array([channel.get(target, NO_CLASS) for target in targets], np.int64)

@@ -204,9 +204,12 @@ class SampleModifierConfig:
 class DatasetConvertSpec:
     """The spec of ``dataset_convert``."""
 
+    NO_MEANING: ClassVar[Mapping[str, str]] = {
+        "image_directory_path": "images lie below root_directory_path; training has its own"
+    }
+
     kitti_config: KittiConfig | None = None
     coco_config: CocoConfig | None = None
-    image_directory_path: str = ""
     target_class_mapping: Mapping[str, str] = field(default_factory=dict)
     sample_modifier_config: SampleModifierConfig | None = None
 

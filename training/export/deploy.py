@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +54,7 @@ def write_nvinfer_config(
             "nvinfer knows only 35 and 0.5"
         )
     channels, height, width = deployment.input_shape
-    first = deployment.clustering[deployment.classes[0]]
+    first = deployment.clustering[deployment.classes[0]].clustering_algorithm
     properties = {
         "gpu-id": "0",
         "net-scale-factor": "0.00392156862745098",
@@ -75,11 +75,14 @@ def write_nvinfer_config(
         "gie-unique-id": "1",
         "maintain-aspect-ratio": "0",
         "output-tensor-meta": "0",
-        "cluster-mode": str(_CLUSTER_MODE[first.clustering_algorithm]),
+        "cluster-mode": str(_CLUSTER_MODE[first]),
     }
     lines = ["[property]", *(f"{key}={value}" for key, value in properties.items() if value)]
     for index, name in enumerate(deployment.classes):
-        lines += ["", f"# {name}", f"[class-attrs-{index}]", *_class_lines(deployment.clustering[name])]
+        wanted = deployment.clustering[name].clustering_algorithm
+        other = "" if wanted is first else f"; {wanted.name} in the spec, but cluster-mode is one for all"
+        lines += ["", f"# {name}{other}", f"[class-attrs-{index}]"]
+        lines += _class_lines(replace(deployment.clustering[name], clustering_algorithm=first))
     text = "\n".join(lines) + "\n"
     _write(path, text)
 

@@ -126,8 +126,9 @@ def export_detector(
             files["calibration cache"] = options.calibration_cache
         else:
             notes.append(f"no calibration cache: it is for int8, and this is {options.precision}")
+    deployed = None
     if options.engine is not None:
-        build_engine(
+        built = build_engine(
             out,
             options.engine,
             precision=options.precision,
@@ -136,7 +137,14 @@ def export_detector(
             compute_capabilities=options.compute_capabilities,
         )
         files["engine"] = options.engine
-    _deploy(out, spec, model, options, files)
+        if built.backend == "tensorrt":
+            deployed = options.engine
+        elif options.nvinfer or options.triton is not None:
+            notes.append(
+                "DeepStream and Triton get the ONNX file: the engine is for TensorRT for RTX, which they "
+                "do not have"
+            )
+    _deploy(out, spec, model, options, files, deployed)
     logger.info("exported precision=%s files=%s", options.precision, ",".join(files))
     return ExportReport(
         files=files,
@@ -148,8 +156,14 @@ def export_detector(
 
 
 def _deploy(
-    out: Path, spec: TrainSpec, model: DetectNetV2, options: ExportOptions, files: dict[str, Path]
+    out: Path,
+    spec: TrainSpec,
+    model: DetectNetV2,
+    options: ExportOptions,
+    files: dict[str, Path],
+    engine: Path | None,
 ) -> None:
+    """Write what ``options`` ask for; ``engine`` is one that the runtimes of DeepStream and Triton read."""
     deployment = Deployment(
         classes=model.classes,
         input_shape=(model.channels, model.height, model.width),
@@ -166,10 +180,9 @@ def _deploy(
             deployment,
             onnx=out,
             labels=files["labels"],
-            engine=options.engine,
+            engine=engine,
         )
     if options.triton is not None:
-        engine = options.engine
         files["triton"] = write_triton_repository(
             options.triton,
             deployment,

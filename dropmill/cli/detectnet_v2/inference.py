@@ -50,8 +50,10 @@ def inference(
     as_json: bool,
 ) -> None:
     """Find objects in pictures: drawn pictures, KITTI files, COCO results, rows of a lake."""
+    from training.detectnet_v2.idle_keys import idle_inference_keys
     from training.detectnet_v2.inference import infer, list_images, write_results
-    from training.detectnet_v2.predictor import open_predictor
+    from training.detectnet_v2.predictor import gpu, open_predictor
+    from training.detectnet_v2.spec import log_notices
     from training.detectnet_v2.spec_jobs import load_inference_spec
 
     if bool(inputs) == (lake_url is not None):
@@ -60,8 +62,11 @@ def inference(
         raise click.UsageError("--write-lake needs --lake")
     options.quiet_logging()
     spec = load_inference_spec(spec_file)
+    log_notices(str(spec_file), idle_inference_keys(spec))
     config = spec.inferencer_config
-    predictor = open_predictor(model or _model_of(spec, spec_file), classes=config.target_classes)
+    predictor = open_predictor(
+        model or _model_of(spec, spec_file), classes=config.target_classes, device=gpu(config.gpu_index)
+    )
     images = list_images(inputs) if inputs else _of_lake(lake_url, dataset)
     kept: list[Found] = []
     unreadable: list[str] = []

@@ -131,11 +131,13 @@ def _train_files(
     if spec_file is None or results_dir is None:
         raise click.UsageError("give -e and -r, or --lake with --dataset")
     from training.detectnet_v2.dataset import check_classes
-    from training.detectnet_v2.spec import load_spec
+    from training.detectnet_v2.idle_keys import idle_keys
+    from training.detectnet_v2.spec import load_spec, log_notices
 
     # Its own progress goes to the terminal; what else happens is logged.
     options.quiet_logging()
     spec = load_spec(spec_file)
+    log_notices(str(spec_file), idle_keys(spec))
     if use_amp:
         scaling = replace(spec.training_config.cost_scaling, enabled=True)
         spec = replace(spec, training_config=replace(spec.training_config, cost_scaling=scaling))
