@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from operator import attrgetter
+from itertools import repeat
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ from ingest.parse import Outcome, Parsed
 from storage import schemas
 from storage.errors import CommitConflictError
 from storage.lake import Lake, LaneCommit
+from storage.memory import no_garbage_collection
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,6 @@ _TABLES_AT_ONCE = 3
 _MOST_FAILURES = 3
 _LEFT = ("superseded", "unread")
 _ENDED = {"remove": "removed", "drop": "dropped"}
-_OF_EVENT = ("dataset", "key", "version", "size_bytes")
-_OF_OUTCOME = ("kind", "format", "state", "error")
 _REPLACED = ("labels", "images", "annotations", "findings", "categories", "mentions")
 
 Parse = Callable[[Sequence[Event]], Parsed]
@@ -72,7 +72,8 @@ class Batch:
     @cached_property
     def events_value(self) -> pa.Array:
         """All events as the one value of a row of ``batches``."""
-        columns = [pa.array(list(map(attrgetter(f.name), self.events)), f.type) for f in schemas.EVENT]
+        values = _columns(self.events, Event)
+        columns = [pa.array(values[f.name], f.type) for f in schemas.EVENT]
         structs = pa.StructArray.from_arrays(columns, fields=list(schemas.EVENT))
         return pa.ListArray.from_arrays(pa.array([0, len(self.events)], pa.int32()), structs)
 
@@ -106,6 +107,7 @@ class Committer:
         rows = self._lake.read("batches", where=where).to_pylist()
         return [_batch_of(row) for row in sorted(rows, key=lambda row: row["number"])]
 
+    @no_garbage_collection()
     def plan(self, events: Sequence[Event]) -> Batch:
         """Write a batch down before its work begins."""
         with self._in_doubt_anew():
@@ -115,6 +117,7 @@ class Committer:
             LaneCommit(self._lake, self._lane, number, self._handles).plan(_row(batch, None, None))
         return batch
 
+    @no_garbage_collection()
     def run(self, batch: Batch) -> Counts:
         """Do a batch's work and commit it; again from what it has read, where another writer came between."""
 
@@ -189,9 +192,9 @@ class Committer:
             removed=sum(event.action == "remove" for event in removed),
         )
         commit.finish(_row(batch, datetime.now(UTC), counts))
-        for outcome in ended:
-            event = outcome.event
-            self.ledger.record(event.key, Entry(event.version, outcome.state, event.dataset, outcome.error))
+        self.ledger.record(
+            (o.event.key, Entry(o.event.version, o.state, o.event.dataset, o.error)) for o in ended
+        )
         return counts
 
     def _weighed(self, parsed: Parsed) -> Parsed:
@@ -205,7 +208,7 @@ class Committer:
                 self._failures[key] = self._failures.get(key, 0) + 1
                 if self._failures[key] >= _MOST_FAILURES:
                     del self._failures[key]
-                    outcome = replace(outcome, state="quarantined")  # noqa: PLW2901
+                    outcome = outcome._replace(state="quarantined")  # noqa: PLW2901
             outcomes.append(outcome)
         return replace(parsed, outcomes=tuple(outcomes))
 
@@ -265,18 +268,15 @@ def _ended(outcomes: Sequence[Outcome], removed: Sequence[Event], *, again: bool
     ended = [outcome for outcome in outcomes if outcome.state not in _LEFT]
     ended += [Outcome(event=event, state=_ENDED[event.action]) for event in removed]
     if again:
-        ended += [replace(outcome, state="superseded") for outcome in outcomes if outcome.state in _LEFT]
+        ended += [outcome._replace(state="superseded") for outcome in outcomes if outcome.state in _LEFT]
     return ended
 
 
 def _objects(batch: Batch, ended: Sequence[Outcome]) -> pa.Table:
     """The rows of the ledger."""
-    events = [outcome.event for outcome in ended]
     always = {"lane": batch.lane, "batch": batch.number, "seen_at": datetime.now(UTC)}
-    columns = {
-        **{name: list(map(attrgetter(name), events)) for name in _OF_EVENT},
-        **{name: list(map(attrgetter(name), ended)) for name in _OF_OUTCOME},
-    }
+    columns = _columns(ended, Outcome)
+    columns |= _columns(columns["event"], Event)
     return pa.table(
         [
             pa.repeat(pa.scalar(always[f.name], f.type), len(ended))
@@ -286,6 +286,11 @@ def _objects(batch: Batch, ended: Sequence[Outcome]) -> pa.Table:
         ],
         schema=schemas.OBJECTS,
     )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], kind: type[Event | Outcome]) -> dict[str, Sequence[Any]]:
+    """Named tuples of one kind by their fields."""
+    return dict(zip(kind._fields, zip(*rows, strict=True) if rows else repeat(()), strict=False))
 
 
 def _row(batch: Batch, done_at: datetime | None, counts: Counts | None) -> pa.Table:

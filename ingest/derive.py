@@ -152,7 +152,8 @@ class _Stored:
     def group(self, name: str, owner: str, stems: Stems, new: pa.Table) -> pl.DataFrame:
         """All rows of the groups, stored and new; ``owner`` is the column of the key that rows come from."""
         rows = self._commit.read(name, where=~pc.field(owner).isin(self._replaced), among=[("stem", stems)])
-        return pl.concat([_frame(rows).drop("batch"), _frame(new)])
+        # A frame of one piece is not brought together again by all that is done with it.
+        return pl.concat([_frame(rows).drop("batch"), _frame(new)]) if rows.num_rows else _frame(new)
 
     def categories(self, new: pa.Table) -> pa.Table:
         """All class lists of the data sets concerned."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from transforms.delivery import stem_of, without_extension
 
@@ -25,8 +25,7 @@ def _is_inner(folder: str) -> bool:
     return _INNER_FOLDER.fullmatch(folder) is not None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """An object that was put or removed, at the version that is to be worked on.
 
     Two actions come from people: ``drop`` takes an object that cannot be read out of the quarantine, and

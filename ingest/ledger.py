@@ -113,13 +113,14 @@ class Ledger:
         place = int(self.columns.places([key])[0])
         return None if place < 0 else self.columns.entry(place)
 
-    def record(self, key: str, entry: Entry) -> None:
-        """Note what was done with a key."""
-        self.recent[key] = entry
-        if entry.state == "quarantined":
-            self._quarantined[key] = entry
-        else:
-            self._quarantined.pop(key, None)
+    def record(self, entries: Iterable[tuple[str, Entry]]) -> None:
+        """Note what was done with keys."""
+        for key, entry in entries:
+            self.recent[key] = entry
+            if entry.state == "quarantined":
+                self._quarantined[key] = entry
+            elif self._quarantined:
+                self._quarantined.pop(key, None)
 
     def quarantined(self) -> Iterator[tuple[str, Entry]]:
         """All keys whose newest version could not be read."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,10 @@ from ingest.events import DatasetRule, Event
 from quality.pictures import look_at
 from storage import schemas
 from storage.errors import StoreError, SupersededError, UnreadableError
-from storage.memory import use_c_memory
+from storage.memory import no_garbage_collection, settle_memory
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
 from transforms.formats.detect import may_be_plain_kitti, plain_rows, read_label, read_label_parts
-from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.gathered import Block, Gathered, Rows
 from transforms.formats.kitti_plain import plain_kitti
 from transforms.images import inspect_image, is_image
@@ -55,8 +53,7 @@ class Limits:
     """Decode images, for their perceptual hash; those that cannot be decoded are quarantined."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How reading one object ended. ``superseded``: it is no longer the version that was planned, or is
     gone. ``unread``: the store did not give it; ``blame`` says that it answers for it otherwise.
     """
@@ -105,17 +102,10 @@ _PARTS = ("images", "mentions", "categories", "labels")
 
 def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule, limits: Limits) -> Parsed:
     """Read and parse the objects of put events; each is read at its planned version or not at all."""
-    use_c_memory()
+    settle_memory()
     # Rows of many objects wait for each other, and none of them is garbage.
-    with no_garbage_collection(), ThreadPoolExecutor(1) as pool:
-        texts = _Texts(pool)
-        read = []
-        for event in events:
-            part = _parse_object(store, event, rule, limits)
-            read.append(part)
-            if isinstance(part, _Text):
-                texts.add(part)
-        parts, blocks = _of_texts(read, *texts.rows())
+    with no_garbage_collection():
+        parts, blocks = _of_texts([_parse_object(store, event, rule, limits) for event in events])
     parsed = merge([part for part in parts if isinstance(part, Parsed)])
     simple = [part for part in parts if isinstance(part, _Simple)]
     outcomes = tuple(
@@ -132,36 +122,13 @@ def merge(parts: Sequence[Parsed]) -> Parsed:
     return Parsed(outcomes=tuple(outcome for part in parts for outcome in part.outcomes), **tables)
 
 
-class _Texts:
-    """Texts at which another thread looks, many at a time, while further ones are read."""
-
-    def __init__(self, pool: Executor) -> None:
-        self._pool = pool
-        self._waiting: list[tuple[str, bytes]] = []
-        self._found: list[Future[tuple[list[bool], Block]]] = []
-
-    def add(self, text: _Text) -> None:
-        self._waiting.append((text.path, text.data))
-        if len(self._waiting) >= _TEXTS_AT_ONCE:
-            self._look()
-
-    def rows(self) -> tuple[list[bool], list[Block]]:
-        """Which of all texts are plain, and the rows of those."""
-        if self._waiting:
-            self._look()
-        found = [one.result() for one in self._found]
-        return [fit for fits, _ in found for fit in fits], [block for _, block in found]
-
-    def _look(self) -> None:
-        self._found.append(self._pool.submit(plain_kitti, self._waiting))
-        self._waiting = []
-
-
-def _of_texts(
-    read: Sequence[Parsed | _Simple | _Text], fits: Sequence[bool], blocks: list[Block]
-) -> tuple[list[Parsed | _Simple], list[Block]]:
+def _of_texts(read: Sequence[Parsed | _Simple | _Text]) -> tuple[list[Parsed | _Simple], list[Block]]:
     """The same objects with every text looked at, and the rows of those whose part says nothing of them."""
-    fit = iter(fits)
+    # Not in a thread beside the reading: that waits more for the other than it gains.
+    texts = [(part.path, part.data) for part in read if isinstance(part, _Text)]
+    looked = [plain_kitti(texts[at : at + _TEXTS_AT_ONCE]) for at in range(0, len(texts), _TEXTS_AT_ONCE)]
+    blocks = [block for _, block in looked]
+    fit = (fits for several, _ in looked for fits in several)
     parts: list[Parsed | _Simple] = []
     for part in read:
         if not isinstance(part, _Text):
@@ -282,7 +249,7 @@ def _read(
     if kind and _has_masks(path[: path.rfind("/") + 1]):
         return Parsed(outcomes=(Outcome(event=event, state="done", kind="other", format="mask"),))
     if kind or (not head and _looks_like_image(path)):
-        return _read_image(store, event, file, head, path, dataset, limits)
+        return _read_image(store, event, file, (head, kind), path, dataset, limits)
     if event.size_bytes > limits.max_label_bytes:
         raise UnreadableError(
             path,
@@ -330,12 +297,15 @@ def _read_image(
     store: ObjectStore,
     event: Event,
     file: BinaryIO,
-    head: bytes,
+    begins: tuple[bytes, str | None],
     path: str,
     dataset: str,
     limits: Limits,
 ) -> _Simple:
-    header = inspect_image(file, path, event.size_bytes, max_pixels=limits.max_image_pixels, head=head)
+    head, kind = begins
+    header = inspect_image(
+        file, path, event.size_bytes, max_pixels=limits.max_image_pixels, head=head, kind=kind
+    )
     sample = without_extension(path)
     seen: Mapping[str, object] = {}
     if limits.look_at_pixels:

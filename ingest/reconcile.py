@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ingest.batch import Batch, Committer, Counts
 from ingest.events import DatasetRule, Event, work_order
 from ingest.ledger import Comparison
+from storage.memory import no_garbage_collection
 from storage.object_store import ObjectInfo, ObjectStore, is_object_key, refused_because
 from transforms.formats.refs import is_image_name
 
@@ -176,17 +178,21 @@ def _news(
     yield held
 
 
-def _pieces(found: Iterable[ObjectInfo], done: Pass) -> Iterator[list[ObjectInfo]]:
-    piece: list[ObjectInfo] = []
-    for info in found:
-        done.listed += 1
-        if is_object_key(info.key):
-            piece.append(info)
-            if len(piece) >= _PIECE:
-                yield piece
-                piece = []
-        elif why := refused_because(info.key):
-            done.refused += 1
-            if done.refused <= _MOST_REFUSALS_SAID:
-                log.warning("name refused", extra={"key": ascii(info.key)[:200], "why": why})
-    yield piece
+def _pieces(found: Iterator[ObjectInfo], done: Pass) -> Iterator[list[ObjectInfo]]:
+    while True:
+        with no_garbage_collection():
+            listed = list(islice(found, _PIECE))
+            piece = [info for info in listed if is_object_key(info.key) or _noted(info.key, done)]
+        done.listed += len(listed)
+        yield piece
+        if len(listed) < _PIECE:
+            return
+
+
+def _noted(key: str, done: Pass) -> bool:
+    """False, after a word on names that are never opened."""
+    if why := refused_because(key):
+        done.refused += 1
+        if done.refused <= _MOST_REFUSALS_SAID:
+            log.warning("name refused", extra={"key": ascii(key)[:200], "why": why})
+    return False

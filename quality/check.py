@@ -43,8 +43,9 @@ def check_boxes(
     mended = mended.with_columns(flagged[name].alias(f"__{name}") for name in CORNERS).with_columns(
         changed.alias("__changed"), VALID_AFTER_CORRECTION.fill_null(value=False).alias("__valid")
     )
+    broken = [rule for rule in rules if flagged[rule.name].any()] or rules[:1]
     findings = pl.concat(
-        [_findings(rule, flagged, mended, correct=correct) for rule in rules], how="vertical"
+        [_findings(rule, flagged, mended, correct=correct) for rule in broken], how="vertical"
     )
     return Checked(_kept(boxes, mended, correct=correct), findings)
 
@@ -97,13 +98,15 @@ def flag_boxes(
 
 
 def _correct(boxes: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
+    mending = boxes.lazy()
     for rule in rules:
         # Smallest and largest pass over nulls, so a box with a hole would come out as a sound one.
-        boxes = boxes.with_columns(
-            pl.when(FINITE).then(mended).otherwise(pl.col(name)).alias(name)
-            for name, mended in rule.correction.items()
-        )
-    return boxes
+        if rule.correction:
+            mending = mending.with_columns(
+                pl.when(FINITE).then(mended).otherwise(pl.col(name)).alias(name)
+                for name, mended in rule.correction.items()
+            )
+    return mending.collect()
 
 
 def _kept(boxes: pl.DataFrame, mended: pl.DataFrame, *, correct: bool) -> pl.DataFrame:

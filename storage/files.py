@@ -56,6 +56,11 @@ _RANGED = frozenset(
     }
 )
 _UNIQUE = frozenset({"segmentation", "attributes", "changes"})
+# Of tables that have one row for a sample, or hardly more.
+_UNIQUE_IN = {
+    "images": frozenset({"sample", "stem", "key", "uri", "version"}),
+    "mentions": frozenset({"source", "ref", "stem"}),
+}
 
 Actions = list[AddAction | RemoveAction]
 Among = Sequence[tuple[str, Keys]]
@@ -79,6 +84,9 @@ class TableFiles:
     ) -> pa.Table:
         """Rows that fulfil ``where`` and are ``among``; files that cannot hold any are not opened."""
         candidates = self._candidates(among)
+        if not candidates:
+            empty = TABLES[self.name].empty_table()
+            return empty.select(list(columns)) if columns else empty
         if among and self._are_few(candidates):
             rows = self._among(candidates, among)
             if where is not None:
@@ -96,6 +104,8 @@ class TableFiles:
         written anew.
         """
         candidates = self._candidates(among)
+        if not candidates:
+            return [*write_files(store, self.name, rows)]
         if few := self._are_few(candidates):
             unit, keys = among[-1]
             stay = unchanged_keys(self.name, self._among(candidates, among), rows, unit)
@@ -165,6 +175,8 @@ class TableFiles:
 
     def _candidates(self, among: Among) -> list[str]:
         mask = np.ones(self.actions.num_rows, bool)
+        if not len(mask):
+            return []
         for column, keys in among:
             mask &= may_hold(self.actions, column, keys)
         chosen: list[str] = self.actions["path"].filter(pa.array(mask)).to_pylist()
@@ -316,7 +328,11 @@ def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) 
     path = f"part-{uuid.uuid4()}.zstd.parquet"
     file = io.BytesIO()
     pq.write_table(
-        rows, file, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=_repeating(rows.schema)
+        rows,
+        file,
+        compression="zstd",
+        row_group_size=_ROW_GROUP,
+        use_dictionary=_repeating(name, rows.schema),
     )
     store.write(f"tables/{name}/{path}", file.getvalue())
     return AddAction(
@@ -329,12 +345,13 @@ def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) 
     )
 
 
-def _repeating(schema: pa.Schema) -> list[str]:
+def _repeating(name: str, schema: pa.Schema) -> list[str]:
     """The columns whose values come again: of others a dictionary makes files larger, and slower to write."""
+    unique = _UNIQUE | _UNIQUE_IN.get(name, frozenset())
     return [
         field.name
         for field in schema
-        if field.name not in _UNIQUE
+        if field.name not in unique
         and not (pa.types.is_floating(field.type) or pa.types.is_nested(field.type))
     ]
 

@@ -62,7 +62,7 @@ class ObjectStore:
             return cls("file://" + str(Path(path).expanduser().resolve()), dict(options or {}))
         return cls(text.rstrip("/"), dict(options or {}))
 
-    @property
+    @cached_property
     def is_directory(self) -> bool:
         """Whether the store is a folder of this machine."""
         return self.url.startswith("file://")
@@ -77,7 +77,7 @@ class ObjectStore:
         """The last part of the URL: what a dataset is called where the bucket is one dataset."""
         return PurePosixPath(urlsplit(self.url).path).name or urlsplit(self.url).netloc or "bucket"
 
-    @property
+    @cached_property
     def is_s3(self) -> bool:
         """Whether the store speaks S3: objects are opened at a version, and replaced on conditions."""
         return self.url.startswith(("s3://", "s3a://"))
@@ -256,7 +256,11 @@ class ObjectStore:
         return cast("AbstractContextManager[BinaryIO]", io.FileIO(descriptor, "rb"))
 
     def _file(self, key: str) -> str:
-        return f"{self.url.removeprefix('file://')}/{checked_key(key)}"
+        return f"{self._folder}/{checked_key(key)}"
+
+    @cached_property
+    def _folder(self) -> str:
+        return self.url.removeprefix("file://")
 
     def _path(self, key: str) -> Path:
         return self.root / checked_key(key)
@@ -270,23 +274,22 @@ class ObjectStore:
         below = len(root.rstrip(os.sep)) + 1
         folders = [str(self.root / prefix) if prefix else root]
         while folders:
+            folder = folders.pop()
+            inside = folder[below:].replace(os.sep, "/") + "/" if len(folder) > below else ""
             try:
-                entries = os.scandir(folders.pop())
+                entries = os.scandir(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
             with entries:
                 for entry in entries:
-                    # A link may lead out of the bucket, or around in a circle.
-                    if entry.is_symlink():
-                        continue
-                    if entry.is_dir():
+                    # A link is neither: it may lead out of the bucket, or around in a circle.
+                    if entry.is_file(follow_symlinks=False):
+                        stat = entry.stat(follow_symlinks=False)
+                        yield ObjectInfo(inside + entry.name, _file_version(stat), stat.st_size)
+                    elif entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif entry.is_file():
-                        stat = entry.stat()
-                        key = entry.path[below:].replace(os.sep, "/")
-                        yield ObjectInfo(key, _file_version(stat), stat.st_size)
 
     def _list_remote(self, prefix: str) -> Iterator[ObjectInfo]:
         parts = urlsplit(self.url)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import duckdb
+import pyarrow as pa
 
 from storage.errors import QueryError
+from storage.query_bounds import Bounds, bounded, bytes_of
 from storage.rows import Rows
 from storage.scan import register_version
 from storage.schemas import TABLES
@@ -41,7 +42,8 @@ _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CT
 # They run a text that the check of the statement does not see.
 _FUNCTIONS_THAT_RUN_TEXT = {"query", "json_execute_serialized_sql"}
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
-_MEMORY = re.compile(r"\d+(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.IGNORECASE)
+_NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
+_BATCH_ROWS = 122_880
 
 
 class Tables(Protocol):
@@ -79,8 +81,7 @@ def run_query(
     more than ``max_rows`` rows, a need for more than ``memory_limit`` (what does not fit goes to a temporary
     folder first), or more than ``timeout_s`` seconds. None is no limit.
     """
-    if not _MEMORY.fullmatch(memory_limit):
-        raise QueryError(f"memory limit {memory_limit!r}: expected a number and a unit, such as 4GB")
+    bounds = Bounds(max_rows, bytes_of(memory_limit), timeout_s)
     pinned = versions or {}
     if unknown := next((name for name in pinned if name not in TABLES), None):
         raise QueryError(
@@ -112,51 +113,57 @@ def run_query(
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        return _answer(connection, text, parameters, max_rows, timeout_s)
+        return _answer(connection, text, parameters, bounds)
 
 
 def _answer(
-    connection: duckdb.DuckDBPyConnection,
-    query: str,
-    parameters: Sequence[Any] | None,
-    max_rows: int | None,
-    timeout_s: float | None,
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] | None, bounds: Bounds
 ) -> Rows:
-    try:
-        with _interrupted_after(connection, timeout_s):
+    with bounded(connection, bounds) as passed:
+        try:
             relation = connection.sql(query, params=list(parameters or []))
-            if max_rows is not None:
-                relation = relation.limit(max_rows + 1)
-            table = relation.to_arrow_table()
-    except duckdb.InterruptException as error:
-        raise QueryError(f"SQL: stopped after {timeout_s:g} s; ask for less, or allow more") from error
-    except duckdb.OutOfMemoryException as error:
-        raise QueryError(
-            f"SQL: needs more memory than it may have; ask for less, or allow more ({error})"
-        ) from error
-    except duckdb.Error as error:
-        raise QueryError(f"SQL: {error}", query=query) from error
-    if max_rows is not None and table.num_rows > max_rows:
-        raise QueryError(
-            f"SQL: the answer has more than {max_rows:,} rows; add LIMIT, aggregate, or allow more rows",
-            query=query,
-        )
-    return Rows(table)
+            if bounds.max_rows is not None:
+                relation = relation.limit(bounds.max_rows + 1)
+            return Rows(_table(relation.to_arrow_reader(_BATCH_ROWS), bounds, query))
+        # Errors while the answer comes in are those of Arrow, with DuckDB's words.
+        except (duckdb.Error, pa.ArrowException, OSError, MemoryError, RuntimeError) as error:
+            raise _error(error, passed.which, bounds, query) from error
 
 
-@contextmanager
-def _interrupted_after(connection: duckdb.DuckDBPyConnection, timeout_s: float | None) -> Iterator[None]:
-    if timeout_s is None:
-        yield
-        return
-    timer = threading.Timer(timeout_s, connection.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
+def _table(reader: pa.RecordBatchReader, bounds: Bounds, query: str) -> pa.Table:
+    """The answer, which is counted as it comes in."""
+    batches, rows, size_bytes = [], 0, 0
+    for batch in reader:
+        batches.append(batch)
+        rows += batch.num_rows
+        size_bytes += batch.nbytes
+        if bounds.max_rows is not None and rows > bounds.max_rows:
+            raise QueryError(
+                f"SQL: the answer has more than {bounds.max_rows:,} rows; add LIMIT, aggregate, or allow more "
+                "rows",
+                query=query,
+            )
+        if size_bytes > bounds.memory_bytes:
+            raise QueryError(
+                f"SQL: the answer alone needs more memory than it may have ({rows:,} rows are "
+                f"{size_bytes:,} bytes); ask for less, or allow more",
+                query=query,
+            )
+    return pa.Table.from_batches(batches, schema=reader.schema)
+
+
+def _error(error: Exception, bound: str | None, bounds: Bounds, query: str) -> QueryError:
+    """What became of a query, in the words of the bound that it met, or of DuckDB."""
+    text = str(error)
+    if bound == "seconds":
+        return QueryError(f"SQL: stopped after {bounds.timeout_s:g} s; ask for less, or allow more")
+    if bound == "memory" or isinstance(error, MemoryError) or "Out of Memory" in text or "bad_alloc" in text:
+        return QueryError(f"SQL: needs more memory than it may have; ask for less, or allow more ({text})")
+    if missing := _NO_TABLE.search(text):
+        near = get_close_matches(missing[1].lower(), [*TABLES, *VIEWS], 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join([*TABLES, *VIEWS])}"
+        return QueryError(f"SQL: no table or view {missing[1]!r}; {hint}", query=query)
+    return QueryError(f"SQL: {text}", query=query)
 
 
 def _add(
@@ -212,6 +219,12 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, text: str, query: str) -
     if len(statements) != 1:
         raise QueryError(f"SQL: expected one statement, found {len(statements)}", query=query)
     kind = statements[0].type
+    if kind == duckdb.StatementType.MULTI:
+        raise QueryError(
+            "SQL: PIVOT without a list of values makes a type first, and the lake is read only; name the "
+            "values: PIVOT … ON category IN ('car', 'van') USING count(*)",
+            query=query,
+        )
     if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         raise QueryError(
             f"SQL: {kind.name} is not allowed; the lake is read only, ask with SELECT", query=query
@@ -220,7 +233,10 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, text: str, query: str) -
         text = _EXPLAIN.sub("", text, count=1)
     (serialised,) = connection.execute("SELECT json_serialize_sql($1)", [text]).fetchone() or ("{}",)
     connection.execute("SELECT 1").fetchall()
-    tree: dict[str, Any] = json.loads(serialised)
+    try:
+        tree: dict[str, Any] = json.loads(serialised)
+    except RecursionError as error:
+        raise QueryError("SQL: nested too deep; write it with WITH, one step after the other") from error
     if tree.get("error", True):
         raise QueryError("SQL: only a SELECT can be asked or explained; the lake is read only", query=query)
     for part in _parts(tree):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 At = Callable[[int, int], bytes]
 """``at(offset, count)`` gives bytes of the file; fewer where it ends."""
@@ -41,8 +41,7 @@ _PNG_PLAIN = frozenset(
 )
 
 
-@dataclass(kw_only=True, slots=True)
-class Structure:
+class Structure(NamedTuple):
     """``broken``: what is certainly wrong. ``doubtful``: why only decoding can tell."""
 
     broken: str | None = None

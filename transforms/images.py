@@ -7,8 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from storage.errors import UnreadableError
 from transforms.image_structure import Structure, structure_of
@@ -58,8 +57,7 @@ _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
 _process_settings = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageHeader:
+class ImageHeader(NamedTuple):
     """What the header of an image says.
 
     ``width`` and ``height`` are pixels of the image as shown, after the EXIF orientation
@@ -75,18 +73,24 @@ class ImageHeader:
 
 
 def inspect_image(
-    file: BinaryIO, path: str, size_bytes: int, *, max_pixels: int = 200_000_000, head: bytes = b""
+    file: BinaryIO,
+    path: str,
+    size_bytes: int,
+    *,
+    max_pixels: int = 200_000_000,
+    head: bytes = b"",
+    kind: str | None = None,
 ) -> ImageHeader:
     """Read the header of an image and check that the file is whole, without decoding where that can be.
 
     Pixels are decoded where the structure leaves a doubt. ``file`` is at any position and stays open;
-    ``head`` is what has been read of its beginning. Raises
+    ``head`` is what has been read of its beginning, and ``kind`` what :func:`is_image` saw there. Raises
     :class:`UnreadableError` for what is damaged, cut off, of no known form or larger than ``max_pixels``;
     errors of ``file`` itself pass through as they are.
     """
     source = _Source(file, head)
     try:
-        return _inspect(source, path, size_bytes, max_pixels)
+        return _inspect(source, path, size_bytes, max_pixels, kind or _kind_of(source, path))
     except (UnreadableError, MemoryError):
         source.raise_own_failure()
         raise
@@ -113,13 +117,17 @@ def is_image(head: bytes) -> str | None:
     return "ppm" if _PORTABLE_MAP.match(head) else None
 
 
-def _inspect(source: _Source, path: str, size_bytes: int, max_pixels: int) -> ImageHeader:
+def _kind_of(source: _Source, path: str) -> str:
     head = source.at(0, 64)
     if not head:
         raise UnreadableError(path, "an empty file", expected="an image")
     kind = is_image(head)
     if kind is None:
         raise UnreadableError(path, f"the first bytes {head[:8]!r}", expected="an image")
+    return kind
+
+
+def _inspect(source: _Source, path: str, size_bytes: int, max_pixels: int, kind: str) -> ImageHeader:
     if kind not in _PILLOW_FORMATS:
         raise UnreadableError(path, f"a {kind.upper()} image", expected="JPEG, PNG, TIFF, WebP, BMP or GIF")
 

@@ -24,6 +24,7 @@ _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2, "trainval": 3}
 
 # YOLO files give six digits, so an edge that lies on the border can miss it by this part of the image.
 _ROUNDING = 2e-6
+_ROW = "__row"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +67,11 @@ def normalise(groups: Groups, *, label_order: Sequence[str] = (), prefixes: Mapp
         labelled.with_columns(labelled=True), on=["dataset", "sample"], how="left"
     ).with_columns(pl.col("labelled").fill_null(value=False))
 
-    boxes = groups.labels.join(
-        chosen.select("dataset", "source", "ref", "sample"), on=["dataset", "source", "ref"], how="inner"
-    ).join(images.select("dataset", "sample", "width", "height"), on=["dataset", "sample"], how="inner")
-    boxes = _name_categories(boxes, groups.categories)
+    boxes = _of_images(groups, chosen, images)
     nameless = boxes.filter(pl.col("category").is_null())
-    boxes = corners(boxes.filter(pl.col("category").is_not_null()))
-    boxes = absolute_polygons(boxes).sort("dataset", "sample", "source", "instance")
+    if nameless.height:
+        boxes = boxes.filter(pl.col("category").is_not_null())
+    boxes = absolute_polygons(corners(boxes))
 
     remarks = pl.concat(
         [
@@ -223,11 +222,34 @@ def _split_of_folders(folders: str) -> str | None:
     return None
 
 
+def _of_images(groups: Groups, chosen: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """The labels of chosen mentions, named and in order, with ``sample, width, height``.
+
+    Who they are is joined and sorted by itself; labels are wide, and are copied once, or not at all where
+    they lie in order.
+    """
+    labels = groups.labels
+    sizes = chosen.select("dataset", "source", "ref", "sample").join(
+        images.select("dataset", "sample", "width", "height"), on=["dataset", "sample"], how="inner"
+    )
+    named = labels.select("dataset", "source", "ref", "instance", "category_id", "category")
+    who = named.with_row_index(_ROW).join(
+        sizes, on=["dataset", "source", "ref"], how="inner", maintain_order="left"
+    )
+    who = _name_categories(who, groups.categories).sort("dataset", "sample", "source", "instance")
+    rows = who[_ROW]
+    as_they_lie = len(rows) == labels.height and (rows == pl.int_range(len(rows), eager=True)).all()
+    found = labels if as_they_lie else labels[rows]
+    return found.with_columns(who.select("sample", "width", "height", "category"))
+
+
 def _name_categories(boxes: pl.DataFrame, categories: pl.DataFrame) -> pl.DataFrame:
     """Fill in the category of boxes that came with a number only, from the data set's class file.
 
     Of several class files the first in the order of their keys counts, shallow folders before deep ones.
     """
+    if categories.is_empty():
+        return boxes
     files = categories.filter(pl.col("source").is_in(_class_files(categories).implode()))
     first = (
         files.with_columns(__depth=pl.col("source").str.count_matches("/"))

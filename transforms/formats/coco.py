@@ -18,6 +18,7 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from storage.errors import UnknownFormatError, UnreadableError
+from storage.memory import no_garbage_collection
 from transforms.delivery import (
     DELIVERED_CATEGORIES,
     DELIVERED_MENTIONS,
@@ -40,7 +41,6 @@ from transforms.formats.coco_columns import (
 from transforms.formats.coco_images import EXPECTED, Images, read_images, records
 from transforms.formats.coco_plain import PlainColumns, plain_columns
 from transforms.formats.coco_scan import MARK, SLICE_BYTES, Scan, ScanError, scan
-from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.json_text import decode, encode, extras, utf8
 from transforms.kept_memory import keep_freed_memory
 

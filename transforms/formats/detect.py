@@ -11,13 +11,13 @@ import pyarrow as pa
 from msgspec import Raw
 
 from storage.errors import UnknownFormatError, UnreadableError
+from storage.memory import no_garbage_collection
 from transforms.delivery import DELIVERED_MENTIONS, Delivery, stem_of, table, without_extension
 from transforms.formats.classes import is_class_list_name, read_data_yaml, read_names
 from transforms.formats.coco import read_coco, read_coco_chunks
 from transforms.formats.coco_images import EXPECTED as EXPECTED_COCO
 from transforms.formats.cvat import cvat_of
 from transforms.formats.foreign import foreign_csv, foreign_json, foreign_text, foreign_xml, is_tfrecord
-from transforms.formats.garbage import no_garbage_collection
 from transforms.formats.gathered import Gathered, Rows
 from transforms.formats.json_text import keys_of, utf8
 from transforms.formats.kitti import EXPECTED as EXPECTED_KITTI
