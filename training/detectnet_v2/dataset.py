@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from storage.errors import TrainingError
 from training.detectnet_v2.augment import augment_boxes, augment_pixels, draw_augmentation
@@ -147,7 +147,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Targets]]):
         if index in self._cache:
             return self._cache[index]
         pixels = place_pixels(load_image(self._samples[index]), self._spec.augmentation_config.preprocessing)
-        if len(self._cache) < self._cached_at_most:
+        # What a loading process keeps is gone with it at the end of the epoch, and was never asked for again.
+        if len(self._cache) < self._cached_at_most and get_worker_info() is None:
             self._cache[index] = pixels
         return pixels
 

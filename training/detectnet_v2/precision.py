@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 import torch
 
+from storage.errors import ConfigError
 from training.detectnet_v2.spec import CostScaling, TrainSpec
+
+_LARGEST_EXPONENT = 126  # of a float32 that is normal, as its inverse is
+_NEVER = 2**31 - 1
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -35,12 +39,21 @@ def cost_scaler(precision: Precision, config: CostScaling, device: torch.device)
     others.
 
     Steps with gradients that are not finite are left out. Only fp16 needs it; elsewhere it does nothing.
+    Raises ``ConfigError`` for scales that could never become right.
     """
+    if precision != "fp16":
+        return torch.amp.GradScaler(device.type, enabled=False)
+    if not (abs(config.initial_exponent) <= _LARGEST_EXPONENT and config.increment >= 0 < config.decrement):
+        raise ConfigError(
+            f"training_config.cost_scaling has initial_exponent {config.initial_exponent:g}, increment "
+            f"{config.increment:g} and decrement {config.decrement:g}; expected {-_LARGEST_EXPONENT} to "
+            f"{_LARGEST_EXPONENT}, 0 or more, and more than 0",
+            key="cost_scaling",
+        )
     return torch.amp.GradScaler(
         device.type,
         init_scale=2.0**config.initial_exponent,
-        growth_factor=2.0**config.increment,
+        growth_factor=2.0 ** (config.increment or 1.0),
         backoff_factor=2.0**-config.decrement,
-        growth_interval=1,
-        enabled=precision == "fp16",
+        growth_interval=1 if config.increment else _NEVER,
     )

@@ -97,7 +97,9 @@ class Stepper:
     def restore(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
         self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        # Empty where the run began on a machine that needs no scaling: then it begins here.
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
         self.weights.weights = state["objective_weights"]
 
     def _freeze(self) -> None:
