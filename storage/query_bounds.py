@@ -1,4 +1,4 @@
-"""The bounds of a query: rows, memory, seconds; and a watch over those that DuckDB does not keep by itself."""
+"""The bounds of a query: rows, memory, seconds; and a watch over what DuckDB does not keep by itself."""
 
 from __future__ import annotations
 

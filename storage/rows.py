@@ -6,12 +6,16 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from storage.errors import QueryError
 
 
 class Rows:
@@ -29,24 +33,32 @@ class Rows:
 
     def polars(self) -> pl.DataFrame:
         """The rows as a polars frame."""
-        frame = pl.from_arrow(self._table)
+        with _in_python():
+            frame = pl.from_arrow(self._table)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def pandas(self) -> Any:
         """The rows as a pandas frame (needs pandas)."""
-        return self._table.to_pandas()
+        with _in_python():
+            return self._table.to_pandas()
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries of Python's values."""
+        with _in_python():
+            rows: list[dict[str, Any]] = self._table.to_pylist()
+        return rows
 
     def json(self) -> str:
         """The rows as a JSON list of objects; NaN and infinite numbers become null."""
-        return json.dumps([_plain(row) for row in self._table.to_pylist()], ensure_ascii=False)
+        return json.dumps([_plain(row) for row in self.to_pylist()], ensure_ascii=False)
 
     def csv(self) -> str:
         """The rows as CSV with a header; lists and structs as JSON."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self._table.column_names)
-        for row in self._table.to_pylist():
+        for row in self.to_pylist():
             writer.writerow([_cell(value) for value in row.values()])
         return text.getvalue()
 
@@ -69,6 +81,18 @@ class Rows:
 
     def __repr__(self) -> str:
         return repr(self._table)
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """What DuckDB can say and Python cannot: years after 9999, intervals in polars."""
+    try:
+        yield
+    except (OverflowError, ValueError, pl.exceptions.PolarsError) as error:
+        raise QueryError(
+            f"SQL: the answer has a value that cannot be had in this way ({error}); ask for it as a text: "
+            "column::VARCHAR"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

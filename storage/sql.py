@@ -43,7 +43,9 @@ _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CT
 _FUNCTIONS_THAT_RUN_TEXT = {"query", "json_execute_serialized_sql"}
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
-_BATCH_ROWS = 122_880
+# Small, so that wide rows are counted before they fill the memory.
+_BATCH_ROWS = 8_192
+_NO_MEMORY = ("Out of Memory", "bad_alloc", "maximum total string size")
 
 
 class Tables(Protocol):
@@ -139,8 +141,8 @@ def _table(reader: pa.RecordBatchReader, bounds: Bounds, query: str) -> pa.Table
         size_bytes += batch.nbytes
         if bounds.max_rows is not None and rows > bounds.max_rows:
             raise QueryError(
-                f"SQL: the answer has more than {bounds.max_rows:,} rows; add LIMIT, aggregate, or allow more "
-                "rows",
+                f"SQL: the answer has more than {bounds.max_rows:,} rows; "
+                "add LIMIT, aggregate, or allow more rows",
                 query=query,
             )
         if size_bytes > bounds.memory_bytes:
@@ -154,10 +156,11 @@ def _table(reader: pa.RecordBatchReader, bounds: Bounds, query: str) -> pa.Table
 
 def _error(error: Exception, bound: str | None, bounds: Bounds, query: str) -> QueryError:
     """What became of a query, in the words of the bound that it met, or of DuckDB."""
-    text = str(error)
+    # DuckDB's advice is about settings, which are shut.
+    text = str(error).split("\n\nPossible solutions")[0]
     if bound == "seconds":
         return QueryError(f"SQL: stopped after {bounds.timeout_s:g} s; ask for less, or allow more")
-    if bound == "memory" or isinstance(error, MemoryError) or "Out of Memory" in text or "bad_alloc" in text:
+    if bound == "memory" or isinstance(error, MemoryError) or any(word in text for word in _NO_MEMORY):
         return QueryError(f"SQL: needs more memory than it may have; ask for less, or allow more ({text})")
     if missing := _NO_TABLE.search(text):
         near = get_close_matches(missing[1].lower(), [*TABLES, *VIEWS], 1)

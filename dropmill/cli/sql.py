@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,11 +16,14 @@ from rich.console import Console
 from dropmill.cli.lane import lake_of, lake_options
 from dropmill.cli.tables import print_rows
 from storage.errors import QueryError
+from storage.query_bounds import bytes_of
 from storage.schemas import ABOUT
 from storage.sql import DEFAULT_MEMORY, DEFAULT_TIMEOUT_S
 from storage.views import COLUMNS_SQL, VIEWS
 
 _MAX_ROWS = 1_000_000
+_GRACE_S = 5.0
+_PROCESS_BYTES = 2 << 30
 
 
 class _WithTables(click.Command):
@@ -79,14 +87,16 @@ def command(
         raise click.UsageError("give a QUERY, or --tables")
     if form and parquet:
         raise click.UsageError("--parquet goes without --json and --csv")
-    rows = lake_of(config_path, lake_url).sql(
-        query,
-        versions=_versions(versions),
-        at=at,
-        max_rows=max_rows,
-        memory_limit=memory,
-        timeout_s=timeout_s,
-    )
+    lake = lake_of(config_path, lake_url)
+    with _given_up(timeout_s, bytes_of(memory)):
+        rows = lake.sql(
+            query,
+            versions=_versions(versions),
+            at=at,
+            max_rows=max_rows,
+            memory_limit=memory,
+            timeout_s=timeout_s,
+        )
     if parquet:
         rows.parquet(parquet)
         click.echo(f"{rows.num_rows} rows: {parquet}")
@@ -96,6 +106,32 @@ def command(
         click.echo(rows.csv(), nl=False)
     else:
         print_rows(rows, Console(width=None if sys.stdout.isatty() else 200), whole=list_tables)
+
+
+@contextmanager
+def _given_up(timeout_s: float, memory_bytes: int) -> Iterator[None]:
+    """Hold the process to its bounds where a call of one function holds the query.
+
+    The limit of memory is the system's, with room for what DuckDB does not count; where the query does not
+    end some seconds after its time, the process does.
+    """
+
+    def end() -> None:
+        click.echo(f"SQL: a call of one function went on after {timeout_s:g} s; ask for less", err=True)
+        os._exit(1)
+
+    last = threading.Timer(timeout_s + _GRACE_S, end)
+    last.daemon = True
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    most = _PROCESS_BYTES + 3 * memory_bytes
+    if before[0] == resource.RLIM_INFINITY or before[0] > most:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    last.start()
+    try:
+        yield
+    finally:
+        last.cancel()
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _versions(given: tuple[str, ...]) -> dict[str, int]:

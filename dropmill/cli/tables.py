@@ -22,7 +22,7 @@ def print_rows(rows: Rows, console: Console, *, title: str | None = None, whole:
     for field in arrow.schema:
         number = str(field.type).startswith(_NUMBERS)
         table.add_column(escape(field.name), justify="right" if number else "left", overflow="fold")
-    for row in arrow.to_pylist():
+    for row in rows.to_pylist():
         table.add_row(*(_shown(value, whole=whole) for value in row.values()))
     console.print(table)
     if title is None:

@@ -168,6 +168,38 @@ def test_a_query_that_needs_too_much_memory_is_refused(lake: Lake, monkeypatch: 
         lake.sql("SELECT 1", memory_limit="4GB'; SET threads = 1; --")
 
 
+def test_an_answer_that_is_larger_than_the_memory_is_refused(lake: Lake) -> None:
+    with pytest.raises(QueryError, match="the answer alone needs more memory"):
+        lake.sql("SELECT range, repeat('x', 1000) AS text FROM range(10000)", memory_limit="5MB")
+
+
+def test_what_is_nested_too_deep_says_so(lake: Lake) -> None:
+    with pytest.raises(QueryError, match="nested too deep"):
+        lake.sql("SELECT * FROM (" * 900 + "SELECT 1" + ")" * 900)
+
+
+def test_a_table_that_is_not_there_names_the_nearest(lake: Lake) -> None:
+    with pytest.raises(QueryError, match="no table or view 'annotation'; did you mean 'annotations'"):
+        lake.sql("SELECT * FROM annotation")
+    with pytest.raises(QueryError, match=r"no table or view 'zzz'; there are objects, .*boxes"):
+        lake.sql("SELECT * FROM zzz")
+
+
+def test_a_pivot_needs_its_values(lake: Lake) -> None:
+    with pytest.raises(QueryError, match="name the values: PIVOT"):
+        lake.sql("PIVOT annotations ON category USING count(*)")
+    rows = lake.sql("PIVOT annotations ON category IN ('car', 'van') USING count(*) GROUP BY dataset")
+    assert {"car", "van"} <= set(rows.column_names)
+
+
+@pytest.mark.parametrize("way", ["to_pylist", "json", "csv", "pandas"])
+def test_a_value_that_python_does_not_have_is_an_error_that_says_what_to_do(lake: Lake, way: str) -> None:
+    rows = lake.sql("SELECT '290000-01-01'::date AS day")
+    with pytest.raises(QueryError, match="column::VARCHAR"):
+        getattr(rows, way)()
+    assert lake.sql("SELECT '290000-01-01'::date::VARCHAR AS day").to_pylist() == [{"day": "290000-01-01"}]
+
+
 def test_a_query_that_was_explained_is_one_that_reads(lake: Lake) -> None:
     plan = lake.sql("EXPLAIN SELECT count(*) FROM annotations").to_pylist()
     assert "PARQUET" in str(plan)
