@@ -166,6 +166,9 @@ def test_an_empty_list_is_no_negative_sample(name: str) -> None:
     assert read_label(b"", name).kind == "other"
 
 
+_KITTI = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "expected"),
     [
@@ -177,8 +180,16 @@ def test_an_empty_list_is_no_negative_sample(name: str) -> None:
         ),
         ("\n\n0 0.5 0.5 0.25", 3, "4 columns"),
         ("0 0.5 0.5 0.25", 1, "YOLO: class and 4 numbers"),
-        ("0, 0.5, 0.5, 0.25, 0.25", 1, "commas between the numbers"),
-        ("0 320 240 100 50", 1, "YOLO"),
+        ("0, 0.5, 0.5, 0.25, 0.25", 1, "commas between the columns"),
+        ("0 320 240 100 50", 1, "the coordinate 320"),
+        ("0 320 240 100 50", 1, "YOLO: parts of the image, 0 to 1"),
+        ("-1 0.5 0.5 0.25 0.25", 1, "'-1' as class"),
+        ("0 nan 0.5 0.25 0.25", 1, "'nan' as the centre's x"),
+        (_KITTI.replace("Car", "traffic light"), 1, "a class name with a space in it?"),
+        (_KITTI.replace("Car", "3"), 1, "the number 3 as class"),
+        (_KITTI.replace("2.63", "inf"), 1, "'inf' as width"),
+        (_KITTI.replace(" ", ","), 1, "commas between the columns"),
+        ("京A12345", 1, "1 column, "),
         ("some prose about nothing", 1, "KITTI: 15 columns, or 16 with a score; YOLO"),
     ],
 )
@@ -188,6 +199,32 @@ def test_an_unknown_text_names_the_nearest_form_and_the_line(text: str, line: in
     assert error.value.line == line
     assert expected in error.value.message
     assert error.value.message.startswith(f"labels/a.txt, line {line}: ")
+
+
+def test_boxes_with_keypoints_are_not_read_as_polygons() -> None:
+    boxes = "0 0.5 0.5 0.1 0.2 0.4 0.4 2 0.5 0.5 0\n0 0.5 0.5 0.1 0.2 0.4 0.4 1 0.5 0.5 2\n"
+    with pytest.raises(UnknownFormatError, match="recognised as YOLO pose"):
+        read_label(boxes.encode(), "labels/a.txt")
+    assert read_label(b"0 0.5 0.5 0.1 0.2 0.4 0.4 1 0.5 0.5 0\n", "labels/a.txt").format == "yolo"
+    with pytest.raises(UnknownFormatError, match="line 2: recognised as YOLO pose"):
+        read_label(b"names: [person]\nkpt_shape: [17, 2]\n", "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("train.tfrecord.gz", b"\x1f\x8b\x08\x00", "compressed records"),
+        ("a.jsonl", b'{"filename": "a.jpg", "height": 1}', "line 1: .*expected ODVG"),
+    ],
+)
+def test_a_name_says_what_was_expected(name: str, data: bytes, found: str) -> None:
+    with pytest.raises(UnreadableError, match=found):
+        read_label(data, name)
+
+
+def test_open_images_is_known_by_its_head_in_any_file() -> None:
+    text = b"ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/01,0.1,0.5,0.2,0.6\n"
+    assert read_label(text, "boxes.txt").format == read_label(text, "boxes.csv").format == "open_images"
 
 
 def test_a_bad_line_among_good_ones_is_named() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from storage.errors import UnreadableError
+from storage.errors import UnknownFormatError, UnreadableError
 from transforms.delivery import DELIVERED_CATEGORIES, Delivery, table
 from transforms.formats.text import text_of
 
@@ -33,7 +33,8 @@ def read_data_yaml(data: bytes, path: str) -> Delivery | None:
 
     Every scalar is taken as the text that it is, so a class ``no`` stays ``no``. Raises
     :class:`UnreadableError` with the line for YAML that is malformed or uses aliases, for numbers that come
-    twice, and where ``nc`` says another number of classes.
+    twice, and where ``nc`` says another number of classes; :class:`UnknownFormatError` for a set with
+    keypoints.
     """
     text = text_of(data, path)
     if not _NAMES_KEY.search(text):
@@ -43,6 +44,13 @@ def read_data_yaml(data: bytes, path: str) -> Delivery | None:
         return None
     entries = {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
     names = entries.get("names")
+    if (shape := entries.get("kpt_shape")) is not None:
+        raise UnknownFormatError(
+            path,
+            "recognised as YOLO pose (kpt_shape), whose labels are not read",
+            line=_line(shape),
+            expected="names of YOLO's boxes or polygons",
+        )
     if isinstance(names, yaml.SequenceNode):
         found = [(number, _scalar(node, path)) for number, node in enumerate(names.value)]
     elif isinstance(names, yaml.MappingNode):

@@ -25,6 +25,7 @@ from transforms.formats.kitti import fits_kitti, read_kitti
 from transforms.formats.kitti_plain import plain_kitti
 from transforms.formats.labelme import is_labelme, read_labelme
 from transforms.formats.markup import read_xml
+from transforms.formats.odvg import EXPECTED as EXPECTED_ODVG
 from transforms.formats.odvg import is_odvg, read_label_map, read_odvg
 from transforms.formats.open_images import (
     is_class_descriptions,
@@ -39,7 +40,7 @@ from transforms.formats.tf_detection import read_pbtxt, read_tfrecord
 from transforms.formats.voc import voc_of
 from transforms.formats.voc_plain import plain_voc
 from transforms.formats.yolo import EXPECTED as EXPECTED_YOLO
-from transforms.formats.yolo import fits_yolo, read_yolo
+from transforms.formats.yolo import fits_yolo, is_yolo_pose, read_yolo
 
 _LABEL_ENDINGS = {".txt", ".xml", ".json", ".jsonl"}
 # fmt: off
@@ -53,6 +54,7 @@ _PLAIN_ENDINGS = {
 }
 # fmt: on
 _RECORD_ENDINGS = {".tfrecord", ".tfrecords", ".record"}
+_PACKED_RECORDS = (".tfrecord.gz", ".tfrecords.gz", ".record.gz")
 _PROSE_NAME = re.compile(
     r"(?:readme|licen[sc]e|copying|notice|changelog|authors|contributing|citation|requirements)\b.*",
     re.IGNORECASE,
@@ -91,6 +93,8 @@ def read_label(data: bytes, path: str) -> Delivery:
         )
     if ending in _RECORD_ENDINGS or is_tfrecord(data):
         return read_tfrecord(data, path)
+    if name.lower().endswith(_PACKED_RECORDS):
+        raise UnreadableError(path, "compressed records", expected="TFRecord, unpacked")
     if ending == ".pbtxt":
         return _read_pbtxt(data, path)
     if ending in _PLAIN_ENDINGS:
@@ -218,7 +222,9 @@ def _read_json(data: bytes, path: str) -> Delivery:
         if "images" in keys or "annotations" in keys:
             raise
         found = "an object with the keys " + (", ".join(map(repr, keys[:8])) or "(none)")
-        raise UnknownFormatError(path, found, expected=EXPECTED_COCO) from error
+        lines = path.lower().endswith(".jsonl")
+        expected = EXPECTED_ODVG if lines else EXPECTED_COCO
+        raise UnknownFormatError(path, found, line=1 if lines else None, expected=expected) from error
 
 
 def _read_text(data: bytes, path: str, name: str) -> Delivery:
@@ -229,12 +235,16 @@ def _read_text(data: bytes, path: str, name: str) -> Delivery:
     words = [line.split() for _, line in lines[:_LOOK_AT_LINES]]
     if any(map(fits_kitti, words)):
         return read_kitti(data, path)
+    if is_yolo_pose(words):
+        raise _not_read(path, "YOLO pose (boxes with keypoints)", line=lines[0][0])
     if any(map(fits_yolo, words)):
         return read_yolo(data, path)
     if is_class_list_name(name) and not any(sum(map(is_number, line)) >= 4 for line in words):
         return read_names(data, path)
     if is_image_list(lines):
         return read_image_list(lines, path)
+    if is_open_images(lines[0][1]):
+        return read_open_images(data, path)
     if all(_DARKNET_DATA.match(line) for _, line in lines if not line.startswith("#")):
         return Delivery(kind="other", format="darknet-data")
     if any(_CALIBRATION.match(line) for _, line in lines[:_LOOK_AT_LINES]):
@@ -251,18 +261,30 @@ def _read_text(data: bytes, path: str, name: str) -> Delivery:
 def _nearest(lines: Sequence[Line], path: str) -> UnknownFormatError:
     """The error for a text that is no form at all: the form that its first line is nearest to."""
     line, text = lines[0]
-    words = text.split()
+    words = text.replace(",", " ").split()
     digits = sum(map(is_number, words))
-    found = f"{len(words)} columns, {quote(text)}"
+    read, expected = None, f"{EXPECTED_KITTI}; {EXPECTED_YOLO}; or a list of image paths"
     if len(words) >= 9 and not is_number(words[0]) and digits >= len(words) // 2:
-        expected = EXPECTED_KITTI
-    elif len(words) > 1 and digits == len(words):
-        expected = EXPECTED_YOLO
-    elif "," in text and all(map(is_number, text.replace(",", " ").split())):
-        found, expected = f"commas between the numbers, {quote(text)}", EXPECTED_YOLO
-    else:
-        expected = f"{EXPECTED_KITTI}; {EXPECTED_YOLO}; or a list of image paths"
-    return UnknownFormatError(path, found, line=line, expected=expected)
+        read, expected = read_kitti, EXPECTED_KITTI
+    elif len(words) in {15, 16} and digits == len(words):
+        found = f"the number {words[0]} as class, {quote(text)}"
+        return UnknownFormatError(path, found, line=line, expected=f"{EXPECTED_KITTI}, the first a name")
+    elif len(words) > 1 and digits >= len(words) - 1 and is_number(words[0]):
+        read, expected = read_yolo, EXPECTED_YOLO
+    if "," in text and read is not None:
+        return UnknownFormatError(
+            path, f"commas between the columns, {quote(text)}", line=line, expected=expected
+        )
+    count = len(text.split())
+    found = f"{count} column{'' if count == 1 else 's'}"
+    if read is not None:
+        try:
+            read(text.encode(), path)
+        except UnreadableError as error:
+            found = error.found
+            if error.expected != expected:
+                expected = f"{expected}; here {error.expected}"
+    return UnknownFormatError(path, f"{found}, {quote(text)}", line=line, expected=expected)
 
 
 def _blank(path: str, name: str, ending: str) -> Delivery:

@@ -98,8 +98,9 @@ def fits_kitti(words: list[str]) -> bool:
 
 
 def _row(line: int, words: list[str], path: str) -> dict[str, object]:
-    if len(words) not in {15, 16}:
-        hint = " (a class name with a space in it?)" if len(words) > 16 and not is_number(words[1]) else ""
+    spaced = len(words) >= 16 and not is_number(words[1])
+    if len(words) not in {15, 16} or spaced:
+        hint = " (a class name with a space in it?)" if spaced else ""
         raise UnreadableError(path, f"{len(words)} columns{hint}", line=line, expected=EXPECTED)
     values = numbers(words[1:], path, line, names=COLUMNS)
     truncated, occluded = values[0], values[1]

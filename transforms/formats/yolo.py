@@ -96,6 +96,19 @@ def fits_yolo(words: list[str]) -> bool:
     )
 
 
+def is_yolo_pose(lines: Sequence[list[str]]) -> bool:
+    """Whether all lines are boxes with keypoints of x, y and visibility, of which one at least is visible.
+
+    Some of them have as many columns as a polygon, but no point of a polygon is at twice the image's size.
+    """
+    if not lines or not all(
+        len(words) >= 8 and len(words) % 3 == 2 and all(map(is_number, words)) for words in lines
+    ):
+        return False
+    seen = {float(word) for words in lines for word in words[7::3]}
+    return seen <= {0.0, 1.0, 2.0} and 2.0 in seen
+
+
 def _polygon(words: Sequence[str], values: Sequence[float]) -> str:
     """The points as JSON, with the digits that they came with."""
     legal = (
