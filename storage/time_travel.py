@@ -20,7 +20,7 @@ Version = int | datetime | None
 _CLAUSE = re.compile(
     r"""'(?:[^']|'')*' | \$(\w*)\$.*?\$\1\$ | --[^\n]* | /\*.*?\*/
       | (?P<name>"?\b(?P<bare>\w+)\b"?) \s+ AT \s*
-        \( \s* (?P<kind>VERSION|TIMESTAMP) \s*=>\s* (?P<value>\d+|'[^']*') \s* \)
+        \( \s* (?P<kind>VERSION|TIMESTAMP) \s*=>\s* (?P<value>-?\d+|'[^']*') \s* \)
       | "(?:[^"]|"")*" """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )

@@ -105,6 +105,7 @@ def test_what_looks_like_a_version_inside_of_a_text_or_comment_is_none(lake: Lak
     [
         ("annotations AT (VERSION => 99)", "at 99"),
         ("annotations AT (VERSION => '3')", "whole number"),
+        ("annotations AT (VERSION => -1)", "whole number"),
         ("annotations AT (TIMESTAMP => 'yesterday')", "ISO 8601"),
         ("nothing AT (VERSION => 1)", "no table 'nothing'"),
         ("image_labels AT (VERSION => 1)", "annotations, images"),

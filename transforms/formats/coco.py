@@ -70,7 +70,8 @@ def read_coco(data: bytes, path: str) -> Delivery:
     keys that have no column: of annotations, images (in the mentions) and categories; what else the file says
     of itself (info, licenses) is a mention of kind ``file``. An annotation of an image that the file does not
     list has the ref ``image_id:<id>``. Files without ``annotations`` (and those without any category and
-    annotation) only list images: their mentions have ``instances`` null.
+    annotation) only list images: their mentions have ``instances`` null. A member that is null says nothing,
+    as one that is absent.
 
     Raises :class:`UnreadableError` for what is not COCO or contradicts itself, with the place in the
     document, and :class:`UnknownFormatError` for captions, panoptic files and image labels, which have no
