@@ -272,6 +272,16 @@ def test_a_pruned_model_is_smaller_trained_again_for_int8_and_exported_with_its_
     assert "dims: [ 8, 4, 4 ]" in (work.folder / "triton" / "model" / "config.pbtxt").read_text()
 
 
+def test_several_layers_may_follow_one_option(work: Work) -> None:
+    words = ("prune", "-m", work.weights, "-o", work.folder / "left.pt", "-pth", "0.97", "-nf", "16")
+    report = json.loads(run(*words, "-el", "conv1", "block_2a_conv_1", "--json").stdout)
+    for name in ("backbone.conv1", "backbone.block_2a.conv_1"):
+        before, after = report["layers"][name]
+        assert before == after
+    assert report["ratio"] < 1
+    assert "belongs to no option" in str(run(*words, "conv1", status=2).exception)
+
+
 def test_int8_ranges_come_from_the_spec_from_a_tensorfile_or_from_a_folder(work: Work) -> None:
     spec, tensors = work.folder / "spec.txt", work.folder / "cal.h5"
     said = run("calibration_tensorfile", "-e", spec, "-o", tensors, "-m", "2")

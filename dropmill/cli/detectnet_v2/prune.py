@@ -33,7 +33,8 @@ from dropmill.cli.detectnet_v2 import options
 @click.option(
     "-nf", "--min_num_filters", "min_filters", default=16, show_default=True, help="Kept in each layer."
 )
-@click.option("-el", "--excluded_layers", "excluded", multiple=True, help="A layer to leave; may come again.")
+@click.option("-el", "--excluded_layers", "excluded", multiple=True, help="Layers to leave; may come again.")
+@click.argument("more", nargs=-1, metavar="")
 @options.without_meaning
 @options.as_json
 def prune(
@@ -45,6 +46,7 @@ def prune(
     threshold: float,
     min_filters: int,
     excluded: tuple[str, ...],
+    more: tuple[str, ...],
     *,
     as_json: bool,
 ) -> None:
@@ -52,9 +54,12 @@ def prune(
     from training.detectnet_v2.checkpoint import load_checkpoint, load_model, save_checkpoint
     from training.detectnet_v2.prune import prune as prune_model
 
+    if more and not excluded:
+        raise click.UsageError(f"{more[0]!r} belongs to no option; layers to leave follow -el")
     options.quiet_logging()
     network, spec = load_model(model)
-    names = [name for text in excluded for name in text.replace(",", " ").split()]
+    # TAO takes several names behind one -el.
+    names = [name for text in (*excluded, *more) for name in text.replace(",", " ").split()]
     report = prune_model(
         network,
         threshold=threshold,
