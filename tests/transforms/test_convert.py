@@ -380,6 +380,46 @@ def test_what_is_missing_is_named(words: list[str], message: str) -> None:
         _run(words)
 
 
+def _yolo(folder: Path, *trees: str) -> list[str]:
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (100, 50)).save(folder / "images" / "a.jpg")
+    for tree in trees:
+        (folder / tree).mkdir()
+        (folder / tree / "a.txt").write_text("3 0.5 0.5 0.2 0.2\n")
+    words = [f"yolo.label_dir={folder}", f"yolo.image_dir={folder / 'images'}"]
+    return [*words, "data.input_format=yolo", f"results_dir={folder / 'out'}"]
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "kitti", "odvg"])
+def test_yolo_without_class_names_is_refused(tmp_path: Path, target: str) -> None:
+    words = [*_yolo(tmp_path / "set", "labels"), f"data.output_format={target}"]
+    with pytest.raises(ConfigError, match=r"yolo.label_dir: the class numbers 3 have no name; .*data.yaml"):
+        _run(words)
+    # Beside the folder of a split, above that of the labels.
+    (tmp_path / "data.yaml").write_text("names: [a, b, c, traffic light]\n")
+    assert "traffic light" in _run(words).classes.values()
+
+
+def test_two_trees_of_labels_are_never_mixed(tmp_path: Path) -> None:
+    words = _yolo(tmp_path, "labels", "labels-segment")
+    (tmp_path / "data.yaml").write_text("names: [a, b, c, d]\n")
+    found = "labels/a.txt and labels-segment/a.txt speak of one image; name one of the folders"
+    with pytest.raises(ConfigError, match=found):
+        _run([*words, "data.output_format=yolo"])
+    assert _run([*words, "data.output_format=coco", f"yolo.label_dir={tmp_path / 'labels'}"]).boxes == 1
+
+
+def test_a_box_without_a_class_is_of_one_that_the_table_names(tmp_path: Path) -> None:
+    box = '<box label="" xtl="1" ytl="2" xbr="3" ybr="4"/>'
+    text = f'<annotations><image name="a.jpg" width="9" height="9">{box}</image></annotations>'
+    (tmp_path / "a.xml").write_text(text)
+    words = ["data.input_format=cvat", f"cvat.label_dir={tmp_path / 'a.xml'}", f"results_dir={tmp_path}"]
+    report = _run([*words, "data.output_format=coco"])
+    document = json.loads(report.files[0].read_text())
+    assert document["categories"] == [{"id": document["annotations"][0]["category_id"], "name": "unknown"}]
+    assert report.unsaid["instances without a class"] == 1
+
+
 def test_labels_of_another_form_are_refused(tmp_path: Path) -> None:
     words = _kitti(tmp_path, {"a.txt": "0 0.5 0.5 0.1 0.1\n"}, {"a.png": (60, 50)})
     with pytest.raises(UnreadableError, match="YOLO labels"):

@@ -16,6 +16,7 @@ from transforms.conversion.sources import (
     read_file,
     read_folder,
     read_names_file,
+    refuse_two_trees,
     with_unlabelled,
     write_files,
 )
@@ -33,6 +34,14 @@ from transforms.writers.yolo import write_yolo
 _ONE_FILE = {"coco", "odvg"}
 _READ = ("kitti", "coco", "odvg", "voc", "yolo", "labelme", "cvat", "open_images", "tfrecord")
 _WRITTEN = ("kitti", "coco", "odvg", "voc", "yolo")
+# Forms whose files know a class by its number, so that no name is needed from one to the other.
+_BY_NUMBER = {("coco", "coco"), ("yolo", "yolo"), ("odvg", "odvg")}
+_CLASS_LISTS = dict.fromkeys(_READ, "name a list of classes") | {
+    "odvg": "name the label map",
+    "coco": "the table of categories does not have them",
+    "yolo": "expected data.yaml, classes.txt or obj.names among the labels or above them",
+    "tfrecord": "expected a label map (.pbtxt) among the records",
+}
 _ELSEWHERE = {"ovpkl", "aicity", "nvidia_pas", "nvidia_paidf_pas", "tao_clip"}
 
 
@@ -67,6 +76,8 @@ def convert(spec: ConvertSpec) -> Report:
         )
     report = Report()
     collection = _collection(spec, source, report)
+    if (source, target) not in _BY_NUMBER:
+        _refuse_nameless(collection, source)
     written = _write(spec, source, target, collection, report)
     report.files = write_files(Path(folder), written.files.items())
     report.unsaid = written.unsaid
@@ -142,9 +153,10 @@ def _odvg(spec: ConvertSpec) -> Collection:
 
 def _with_folder(collection: Collection, folder: str, key: str, report: Report) -> Collection:
     """Sizes and file names of the images, and those that have no label."""
+    files = image_files(Path(folder), key) if folder else {}
+    refuse_two_trees(collection, files, key.replace("image_dir", "label_dir"))
     if not folder:
         return collection
-    files = image_files(Path(folder), key)
     collection, missing = with_unlabelled(collection.with_images(files), files)
     if missing:
         report.notes.append(f"{len(missing)} images have no label file: {', '.join(missing[:3])} …")
@@ -185,6 +197,14 @@ def _write(spec: ConvertSpec, source: str, target: str, collection: Collection, 
     return writers[target](collection)
 
 
+def _refuse_nameless(collection: Collection, source: str) -> None:
+    boxes = collection.boxes.filter(pl.col("category").is_null() & pl.col("category_id").is_not_null())
+    if boxes.height:
+        key = "odvg.labelmap_file" if source == "odvg" else f"{source}.label_dir"
+        numbers = ", ".join(map(str, boxes["category_id"].unique().sort().head(8)))
+        raise ConfigError(f"{key}: the class numbers {numbers} have no name; {_CLASS_LISTS[source]}")
+
+
 def _coco(spec: ConvertSpec, source: str, collection: Collection, report: Report) -> Written:
     name = _base(spec, source)
     if source == "coco":
@@ -200,9 +220,6 @@ def _coco(spec: ConvertSpec, source: str, collection: Collection, report: Report
             names = skipped.select(pl.coalesce("file_name", "ref")).to_series()
             extra["skipped_files.txt"] = "".join(f"{name}\n" for name in names).encode()
             report.notes.append(f"{skipped.height} images without a box are left out, as kitti.no_skip asks")
-    nameless = collection.boxes.filter(pl.col("category").is_null())["category_id"].unique().drop_nulls()
-    if source == "odvg" and nameless.len():
-        raise ConfigError(f"odvg.labelmap_file: labels {sorted(nameless)} have no name; name the label map")
     first = 1
     if source == "odvg":
         collection, first = _odvg_categories(collection, background=spec.coco.add_background)

@@ -10,7 +10,7 @@ import polars as pl
 
 from storage.errors import ConfigError, UnreadableError
 from transforms.delivery import Delivery, route_of, without_extension
-from transforms.formats.classes import read_data_yaml
+from transforms.formats.classes import is_class_list_name, read_data_yaml
 from transforms.formats.detect import read_label
 from transforms.formats.odvg import read_label_map
 from transforms.formats.refs import is_image_name
@@ -29,6 +29,11 @@ _NAMES = {
     "tfrecord": "TFRecord",
 }
 
+_LEVELS_ABOVE = 2
+
+# Forms with a file for each image; of others several files may speak of one.
+_OF_ONE_IMAGE = ["kitti", "voc", "yolo", "labelme", "empty"]
+
 ImageFiles = dict[str, tuple[str, int | None, int | None]]
 """Path without extension to file name, width and height."""
 
@@ -36,7 +41,8 @@ ImageFiles = dict[str, tuple[str, int | None, int | None]]
 def read_folder(form: str, folder: Path, key: str) -> Collection:
     """Read all labels of a form in a folder and below, or one file, in the order of their names.
 
-    Class and split lists among them are read as well; files of no label form are left alone. Raises
+    Class and split lists among them are read as well, and for YOLO the class list in one of the two folders
+    above where there is none among them; files of no label form are left alone. Raises
     :class:`ConfigError` where ``folder`` (the spec's ``key``) is not there or has no such labels, and
     :class:`UnreadableError` for a file that is damaged, or labels of another form.
     """
@@ -56,7 +62,21 @@ def read_folder(form: str, folder: Path, key: str) -> Collection:
         deliveries.append((path, delivery))
     if not any(delivery.kind == "label" for _, delivery in deliveries):
         raise ConfigError(f"{key}: no {_NAMES[form]} labels in {folder}")
+    if form == "yolo" and not any(delivery.categories.num_rows for _, delivery in deliveries):
+        deliveries += _names_above(root)
     return of_deliveries(deliveries)
+
+
+def _names_above(folder: Path) -> list[tuple[str, Delivery]]:
+    """The first class list of YOLO in the folders above: ``data.yaml`` stands beside train and valid."""
+    for above in [*folder.absolute().parents][:_LEVELS_ABOVE]:
+        for file in sorted(above.glob("*")):
+            is_list = file.suffix in {".yaml", ".yml"} or is_class_list_name(file.name)
+            if is_list and file.is_file():
+                delivery = read_label(file.read_bytes(), file.name)
+                if delivery.kind == "classes":
+                    return [(file.name, delivery)]
+    return []
 
 
 def read_file(form: str, file: Path, key: str) -> Collection:
@@ -129,6 +149,23 @@ def with_unlabelled(collection: Collection, files: ImageFiles) -> tuple[Collecti
     )
     images = pl.concat([collection.images, rows], how="diagonal")
     return replace(collection, images=images), [value[0] for _, value in missing]
+
+
+def refuse_two_trees(collection: Collection, files: ImageFiles, key: str) -> None:
+    """Raise :class:`ConfigError` where two label files speak of one image: of two trees one has to be named.
+
+    ``files`` are the images, where a folder of them is known; a label whose path is not that of an image is
+    of the one that its path ends with.
+    """
+    known = {route_of(ref) for ref in files}
+    owners: dict[str, str] = {}
+    rows = collection.images.filter(pl.col("format").is_in(_OF_ONE_IMAGE)).select("source", "ref")
+    for source, ref in rows.iter_rows():
+        route = route_of(ref)
+        while known and route not in known and "/" in route:
+            route = route.split("/", 1)[1]
+        if (other := owners.setdefault(route, source)) != source:
+            raise ConfigError(f"{key}: {other} and {source} speak of one image; name one of the folders")
 
 
 def only_images(collection: Collection, keep: Sequence[bool] | pl.Series) -> Collection:

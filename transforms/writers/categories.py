@@ -8,6 +8,9 @@ import polars as pl
 
 from transforms.writers.collection import Collection
 
+# What all writers call the class of a box that has none.
+_NAMELESS = "unknown"
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -28,7 +31,7 @@ def numbered(collection: Collection, *, first: int = 0, keep: bool = True) -> Nu
 
     With ``keep`` a class list that has its numbers from ``first`` on without a gap keeps them. A class that
     the list does not have follows after it, sorted by name, so that the numbers are the same on every
-    machine.
+    machine; boxes with neither name nor number are of the class ``unknown``, the last.
     """
     listed = collection.categories.filter(pl.col("category").is_not_null()).unique(
         "category", keep="first", maintain_order=True
@@ -47,6 +50,9 @@ def numbered(collection: Collection, *, first: int = 0, keep: bool = True) -> Nu
         if name:
             found[number] = name
             names.append(name)
+    nothing = collection.boxes.filter(pl.col("category").is_null() & pl.col("category_id").is_null())
+    if nothing.height and _NAMELESS not in names:
+        found[max(found, default=first - 1) + 1] = _NAMELESS
     of_name = {name: number for number, name in found.items()}
-    of_name.setdefault("", max(found, default=first - 1) + 1)
+    of_name.setdefault("", of_name.get(_NAMELESS, max(found, default=first - 1) + 1))
     return Numbers(found, of_name)

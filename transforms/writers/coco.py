@@ -64,7 +64,7 @@ def write_coco(
         *said,
         f'"categories":[{",".join(categories)}]}}\n',
     )
-    lost = [("instances without a class", boxes["category_id"].null_count() if not own else 0)]
+    lost = [("instances without a class", boxes["category"].null_count() if not own else 0)]
     return Written(
         files={file: "".join(parts).encode()},
         unsaid=unsaid(collection, "coco", says=_EVERYTHING, also=lost),
