@@ -182,6 +182,9 @@ def test_nothing_to_convert_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "label_2" / "1.txt").write_text("Car 0 0 0 1 1 9 9 0 0 0 0 0 0 0\n")
     with pytest.raises(UnreadableError, match="no such file, though it is the image of"):
         convert(kitti(tmp_path), tmp_path / "x")
+    (tmp_path / "image_2" / "1.bmp").touch()
+    with pytest.raises(ConfigError, match=r"image_extension is .*; the image of .*1\.txt is .*1\.bmp"):
+        convert(kitti(tmp_path), tmp_path / "x")
 
 
 def test_the_validation_fold_is_kept_from_training(tmp_path: Path, shared_data: Path) -> None:

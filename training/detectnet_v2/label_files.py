@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from training.detectnet_v2.spec_jobs import CocoConfig, KittiConfig
 def kitti_frames(config: KittiConfig) -> tuple[list[Frame], list[str]]:
     """Every label file of the folder with its image, by name; and the boxes that have no area.
 
-    Raises ``ConfigError`` for folders that are not there, ``UnreadableError`` for a label without image.
+    Raises ``ConfigError`` for folders that are not there and for images that end in something else,
+    ``UnreadableError`` for a label without image.
     """
     from transforms.formats.kitti import read_kitti
 
@@ -27,6 +29,14 @@ def kitti_frames(config: KittiConfig) -> tuple[list[Frame], list[str]]:
     for path in sorted(labels.glob("*.txt")):
         image = images / f"{path.stem}{extension}"
         rows = read_kitti(path.read_bytes(), str(path)).labels.to_pylist()
+        others = [] if image.is_file() else sorted(images.glob(f"{glob.escape(path.stem)}.*"))
+        if others:
+            found = config.image_extension
+            raise ConfigError(
+                f"kitti_config.image_extension is {found}; the image of {path} is {others[0].name}",
+                key="image_extension",
+                found=found,
+            )
         width, height = _size(image, f"the image of {path}")
         sound = []
         for row in rows:
