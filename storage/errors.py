@@ -96,6 +96,10 @@ class QueryError(DropmillError):
     """A SQL query that is wrong, or that tries more than reading."""
 
 
+class QueryBoundError(QueryError):
+    """A SQL query that met its bound of rows, memory or seconds: it would do so again."""
+
+
 class JobError(DropmillError):
     """A job could not be submitted, or failed."""
 

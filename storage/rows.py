@@ -33,19 +33,19 @@ class Rows:
 
     def polars(self) -> pl.DataFrame:
         """The rows as a polars frame."""
-        with _in_python():
+        with in_python():
             frame = pl.from_arrow(self._table)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def pandas(self) -> Any:
         """The rows as a pandas frame (needs pandas)."""
-        with _in_python():
+        with in_python():
             return self._table.to_pandas()
 
     def to_pylist(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python's values."""
-        with _in_python():
+        with in_python():
             rows: list[dict[str, Any]] = self._table.to_pylist()
         return rows
 
@@ -84,7 +84,7 @@ class Rows:
 
 
 @contextmanager
-def _in_python() -> Iterator[None]:
+def in_python() -> Iterator[None]:
     """What DuckDB can say and Python cannot: years after 9999, intervals in polars."""
     try:
         yield

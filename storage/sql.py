@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 import duckdb
 import pyarrow as pa
 
-from storage.errors import QueryError
+from storage.errors import QueryBoundError, QueryError
 from storage.query_bounds import Bounds, bounded, bytes_of
 from storage.rows import Rows
 from storage.scan import register_version
@@ -140,13 +140,13 @@ def _table(reader: pa.RecordBatchReader, bounds: Bounds, query: str) -> pa.Table
         rows += batch.num_rows
         size_bytes += batch.nbytes
         if bounds.max_rows is not None and rows > bounds.max_rows:
-            raise QueryError(
+            raise QueryBoundError(
                 f"SQL: the answer has more than {bounds.max_rows:,} rows; "
                 "add LIMIT, aggregate, or allow more rows",
                 query=query,
             )
         if size_bytes > bounds.memory_bytes:
-            raise QueryError(
+            raise QueryBoundError(
                 f"SQL: the answer alone needs more memory than it may have ({rows:,} rows are "
                 f"{size_bytes:,} bytes); ask for less, or allow more",
                 query=query,
@@ -159,9 +159,11 @@ def _error(error: Exception, bound: str | None, bounds: Bounds, query: str) -> Q
     # DuckDB's advice is about settings, which are shut.
     text = str(error).split("\n\nPossible solutions")[0]
     if bound == "seconds":
-        return QueryError(f"SQL: stopped after {bounds.timeout_s:g} s; ask for less, or allow more")
+        return QueryBoundError(f"SQL: stopped after {bounds.timeout_s:g} s; ask for less, or allow more")
     if bound == "memory" or isinstance(error, MemoryError) or any(word in text for word in _NO_MEMORY):
-        return QueryError(f"SQL: needs more memory than it may have; ask for less, or allow more ({text})")
+        return QueryBoundError(
+            f"SQL: needs more memory than it may have; ask for less, or allow more ({text})"
+        )
     if missing := _NO_TABLE.search(text):
         near = get_close_matches(missing[1].lower(), [*TABLES, *VIEWS], 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join([*TABLES, *VIEWS])}"

@@ -17,8 +17,8 @@ import polars as pl
 from dropmill.page.answers import Column, Found, TableDoc, Tables
 from dropmill.page.gallery import chosen_by
 from dropmill.page.open_lake import OpenLake
-from storage.errors import QueryError, StoreError
-from storage.rows import Rows
+from storage.errors import QueryBoundError, QueryError, StoreError
+from storage.rows import Rows, in_python
 from storage.schemas import ABOUT
 from storage.views import VIEWS
 
@@ -53,7 +53,8 @@ class Console:
         arrow = self._run(query, max_rows + 1).arrow()
         rows = arrow.slice(0, max_rows)
         columns = [Column(name=field.name, type=str(field.type)) for field in arrow.schema]
-        values = [[_plain(value) for value in column.to_pylist()] for column in rows.columns]
+        with in_python():
+            values = [[_plain(value) for value in column.to_pylist()] for column in rows.columns]
         return Found(
             columns=columns,
             rows=[list(row) for row in zip(*values, strict=True)],
@@ -117,6 +118,8 @@ class Console:
                     memory_limit=_MEMORY,
                     timeout_s=_TIMEOUT_S,
                 )
+            except QueryBoundError:
+                raise
             except QueryError:
                 # What is wrong is said of the query as it was asked, not as it stands in brackets.
                 self._lake.lake.sql(query, max_rows=most, memory_limit=_MEMORY, timeout_s=_TIMEOUT_S)

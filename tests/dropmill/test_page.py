@@ -336,6 +336,7 @@ def test_the_console_reads_within_bounds(client: TestClient) -> None:
         ("SELECT 1) TO 'x' --", "SQL"),
         ("SELECT * FROM read_text('/etc/passwd')", "SQL"),
         ("SELECT nothing FROM images", "nothing"),
+        ("SELECT '290000-01-01'::DATE AS day", "column::VARCHAR"),
     ):
         refused = sql(query)
         assert (refused.status_code, word in refused.json()["error"]) == (400, True), refused.text
