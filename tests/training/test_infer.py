@@ -10,7 +10,7 @@ from training.detectnet_v2.dataset import placement
 from training.detectnet_v2.infer import detect, outputs_to_detections
 from training.detectnet_v2.model import DetectNetV2, build_model
 from training.detectnet_v2.rasterise import rasterise
-from training.detectnet_v2.spec import TrainSpec, default_spec
+from training.detectnet_v2.spec import TrainSpec, default_spec, parse_spec, spec_text
 from training.detectnet_v2.validate import average_precision, spec_overlaps, truth_of
 from training.samples import Sample
 
@@ -86,3 +86,14 @@ def test_average_precision_follows_the_specs_overlap_and_size_limits() -> None:
     assert spec_overlaps(strict) == {"a": 0.7}
     assert average_precision(found, truth, strict).mean_average_precision == 0.0
     assert average_precision(found, truth, strict, overlap=0.5).mean_average_precision == pytest.approx(1.0)
+
+
+def test_taos_integrate_is_behind_a_key_of_the_spec() -> None:
+    from training.evaluation.detections import Detections, Truth
+
+    boxes = [[0, 0, 20, 20], [40, 0, 60, 20], [0, 40, 20, 60], [40, 40, 60, 60]]
+    truth, found = {"s": Truth(boxes, ["a"] * 4)}, {"s": Detections(boxes, [0.9, 0.8, 0.7, 0.6], ["a"] * 4)}
+    text = spec_text(default_spec(["a"], WIDTH, HEIGHT))
+    assert average_precision(found, truth, parse_spec(text)).mean_average_precision == pytest.approx(1.0)
+    legacy = parse_spec(text.replace("mode: INTEGRATE", "mode: INTEGRATE_LEGACY"))
+    assert average_precision(found, truth, legacy).mean_average_precision == pytest.approx(3 / 4)

@@ -275,10 +275,13 @@ class AugmentationConfig:
 
 
 class AveragePrecisionMode(enum.IntEnum):
-    """SAMPLE: the mean over 11 recall points; INTEGRATE: the area under the curve."""
+    """SAMPLE: the mean over 11 recall points; INTEGRATE: the area under the curve; INTEGRATE_LEGACY: what TAO
+    calls INTEGRATE.
+    """
 
     SAMPLE = 0
     INTEGRATE = 1
+    INTEGRATE_LEGACY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
