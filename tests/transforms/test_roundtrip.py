@@ -236,9 +236,10 @@ def test_any_voc_file_comes_back_element_by_element(
     assert _tree(ET.fromstring(written)) == _tree(root)
 
 
+keys = st.text(max_size=5) | st.sampled_from(["id", "iscrowd", "attributes"])
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=5,
 )
 boxes = st.lists(numbers, min_size=4, max_size=4)
@@ -251,7 +252,9 @@ segmentations = st.one_of(
 @st.composite
 def documents(draw: Any) -> dict[str, Any]:
     count = draw(st.integers(1, 4))
-    further = st.dictionaries(st.sampled_from(["keypoints", "caption", "x y", 'q"', "ü"]), values, max_size=2)
+    further = st.dictionaries(
+        st.sampled_from(["keypoints", "attributes", "again", "x y", 'q"', "ü"]), values, max_size=2
+    )
     ids = draw(st.lists(st.integers(0, 10**12), min_size=count, max_size=count, unique=True))
     images = [
         {"id": i, "file_name": f"d/{n}.x.jpg", "width": 9, "height": 8, **draw(further)}

@@ -227,3 +227,13 @@ def test_captions_stay_captions_between_odvg_and_coco() -> None:
     assert json.loads(coco)["images"][0]["caption"] == "a cat"
     again = write_odvg(_collection("a.json", coco.decode())).files["annotations.jsonl"]
     assert _lines(again.decode())[0]["grounding"]["caption"] == "a cat"
+
+
+def test_names_that_only_we_use_do_no_harm_in_a_file() -> None:
+    image = {**_IMAGE, "$again": [3, {"id": 4}], "$written": 1}
+    document = {"images": [image], "annotations": [_ANNOTATION], "categories": [{"id": 1, "name": "cat"}]}
+    written = write_coco(_collection("a.json", json.dumps(document)), file="a.json")
+    assert len(json.loads(written.files["a.json"])["images"]) == 1
+    line = {**_detection(_DETECTION), "$again": [3, {"detection": {}}]}
+    written = write_odvg(_collection("a.jsonl", json.dumps(line)))
+    assert len(_lines(written.files["annotations.jsonl"].decode())) == 1

@@ -266,9 +266,15 @@ def _images(collection: Collection, *, own: bool) -> tuple[list[str], dict[int, 
         ids[row["image"]] = json_text(record["id"])
         texts += [
             json_text({"id": one["id"], "file_name": one["file_name"], **sizes, **one})
-            for one in (record, *(again if own and isinstance(again, list) else ()))
+            for one in (record, *(_records(again) if own else ()))
         ]
     return texts, ids
+
+
+def _records(again: Any) -> list[dict[str, Any]]:
+    """The further records of an image; what only has their name in a file is none."""
+    records = again if isinstance(again, list) else []
+    return [one for one in records if isinstance(one, dict) and one.keys() >= {"id", "file_name"}]
 
 
 def _own_categories(collection: Collection) -> list[str]:

@@ -74,7 +74,10 @@ def _parts(image: dict[str, Any]) -> dict[int | None, _Part]:
     again = values.pop("$again", None)
     parts: dict[int | None, _Part] = {None: _Part(values, _is_grounded(values))}
     if image["format"] == "odvg" and isinstance(again, list):
-        parts |= {more.pop("$line", None): _Part(more, _is_grounded(more)) for more in again}
+        lines = [
+            dict(more) for more in again if isinstance(more, dict) and isinstance(more.get("$line"), int)
+        ]
+        parts |= {more.pop("$line"): _Part(more, _is_grounded(more)) for more in lines}
     return parts
 
 
