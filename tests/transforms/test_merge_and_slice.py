@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import ConfigError, UnknownKeyError
+from storage.errors import ConfigError, UnknownKeyError, UnreadableError
 from transforms.conversion.merge import merge
 from transforms.conversion.slicing import slice_annotations
 from transforms.conversion.spec import MergeSpec, SliceSpec, load_spec
@@ -68,6 +68,19 @@ def test_class_tables_that_differ_are_refused_or_united_by_name(tmp_path: Path) 
     names = {category["id"]: category["name"] for category in found["categories"]}
     assert sorted(names.values()) == ["bird", "cat", "dog"]
     assert [names[a["category_id"]] for a in found["annotations"]] == ["cat", "dog", "dog", "bird"]
+
+
+def test_results_and_classes_without_a_name_are_not_merged(tmp_path: Path) -> None:
+    result = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    words = [f"data.annotations=[{tmp_path / 'results.json'}]", f"results_dir={tmp_path}"]
+    with pytest.raises(UnreadableError, match="a list of results"):
+        merge(load_spec(MergeSpec, None, words))
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    document = {"images": images, "annotations": [{**result, "category_id": 9}], "categories": []}
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"the category ids \[9\] are not in its table"):
+        merge(load_spec(MergeSpec, None, words))
 
 
 def test_merged_odvg_keeps_captions_under_the_key_that_readers_expect(tmp_path: Path) -> None:

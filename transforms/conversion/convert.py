@@ -98,6 +98,9 @@ def _collection(spec: ConvertSpec, source: str, report: Report) -> Collection:
         collection = read_file("coco", Path(spec.coco.ann_file), "coco.ann_file")
         if spec.coco.image_dir:
             collection = collection.with_images(image_files(Path(spec.coco.image_dir), "coco.image_dir"))
+        unlisted = collection.images.filter(pl.col("attributes").is_null())["ref"]
+        if unlisted.len():
+            report.notes.append(f"{unlisted.len()} images are not listed: {', '.join(unlisted[:3])} …")
         return _refined(collection, report) if spec.coco.refine_box else collection
     if source == "odvg":
         return _odvg(spec)

@@ -37,6 +37,8 @@ def merge(spec: MergeSpec) -> Report:
     parts = [read_file(form, Path(name), "data.annotations") for name in spec.data.annotations]
     if form == "coco" and spec.data.same_categories:
         _refuse_other_tables(parts, spec.data.annotations)
+    if form == "coco":
+        _refuse_nameless(parts, spec.data.annotations)
     united = unite(parts)
     if form == "coco":
         written = write_coco(united, file="output.json", renumber=True)
@@ -88,6 +90,17 @@ def _first_line(attributes: str | None) -> str | None:
     values = own_attributes(attributes)
     values.pop("$again", None)
     return json_text(values) if values else None
+
+
+def _refuse_nameless(parts: list[Collection], names: list[str]) -> None:
+    for part, name in zip(parts, names, strict=True):
+        strangers = (
+            part.boxes.filter(pl.col("category").is_null())["category_id"].drop_nulls().unique().sort()
+        )
+        if strangers.len():
+            raise ConfigError(
+                f"data.annotations: {name}: the category ids {strangers.to_list()} are not in its table"
+            )
 
 
 def _refuse_other_tables(parts: list[Collection], names: list[str]) -> None:

@@ -88,6 +88,11 @@ def read_file(form: str, file: Path, key: str) -> Collection:
     delivery = read_label(file.read_bytes(), file.name)
     if delivery.format != form:
         raise UnreadableError(str(file), f"{delivery.format} labels", expected=_NAMES[form])
+    listed = delivery.mentions.num_rows - delivery.mentions["attributes"].null_count
+    if form == "coco" and delivery.labels.num_rows and not listed:
+        raise UnreadableError(
+            str(file), "a list of results", expected="COCO annotations, which name images and classes"
+        )
     return of_deliveries([(file.name, delivery)])
 
 
