@@ -16,6 +16,7 @@ from training.detectnet_v2.checkpoint import load_checkpoint, load_model
 from training.detectnet_v2.loop import fit
 from training.detectnet_v2.ray_fit import fit_with_ray
 from training.detectnet_v2.spec import TrainSpec, default_spec
+from training.ray_train import RayTrainResult
 from training.samples import Sample
 
 ray = pytest.importorskip("ray")
@@ -65,17 +66,21 @@ class _Asker:
 def test_two_workers_train_and_a_second_call_finds_the_work_done(
     another_cluster: None, local_ray: None, samples: list[Sample], tmp_path: Path
 ) -> None:
-    result = fit_with_ray(
-        spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2, max_failures=0
-    )
+    def train(failures: int) -> RayTrainResult:
+        return fit_with_ray(
+            spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2,
+            max_failures=failures, model_name="blocks", loaders=1,
+        )  # fmt: skip
+
+    result = train(0)
     assert result.metrics["epoch"] == 2
     assert 0 <= result.metrics["val_map50"] <= 1
-    model, spec = load_model(result.checkpoint_dir / "model.pt")
+    model, spec = load_model(result.checkpoint_dir / "blocks.pt")
     assert model.classes == ("block",)
     assert spec == spec_for(2)
     assert (result.checkpoint_dir / "best.pt").is_file()
     trained = (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text()
-    again = fit_with_ray(spec_for(2), samples[:4], samples[4:], tmp_path / "runs", name="two", num_workers=2)
+    again = train(2)
     assert again.metrics["val_map50"] == result.metrics["val_map50"]
     assert (tmp_path / "runs" / "two" / "results" / "metrics.jsonl").read_text() == trained
 

@@ -26,14 +26,17 @@ def fit_with_ray(
     threads_per_worker: int | None = None,
     max_failures: int = 2,
     results_dir: str | Path | None = None,
+    model_name: str = "model",
+    loaders: int = 0,
 ) -> RayTrainResult:
     """Train with ``num_workers`` processes under Ray Train and keep everything in ``storage_path/name``.
 
     ``storage_path`` is an absolute folder that every node sees, and so is ``results_dir`` (default: the
     folder ``results`` in it), where the loop leaves its checkpoints and metrics. A worker that dies is
     started again at most ``max_failures`` times and goes on from the last checkpoint; so does a call with the
-    same ``name``. The checkpoint holds ``model.pt``, and ``best.pt`` where validation chose one. Raises
-    ``TrainingError`` where training failed, with what the worker said.
+    same ``name``. The checkpoint holds ``<model_name>.pt``, and ``best.pt`` where validation chose one. Each
+    worker reads pictures in ``loaders`` more processes. Raises ``TrainingError`` where training failed, with
+    what the worker said.
     """
     import ray
 
@@ -44,6 +47,8 @@ def fit_with_ray(
         "val": ray.put(list(val)),
         "results_dir": str(Path(results_dir).resolve() if results_dir else folder / "results"),
         "threads": threads_per_worker or max(1, int(cpus_per_worker)),
+        "model_name": model_name,
+        "loaders": loaders,
     }
     return run_workers(
         _worker,
@@ -81,6 +86,8 @@ def _worker(settings: dict[str, Any]) -> None:
         place=place,
         on_epoch=report,
         device=ray_train.torch.get_device(),
+        workers=settings["loaders"],
+        name=settings["model_name"],
     )
     metrics = dict(outcome.metrics) | {"best_map50": outcome.best_map50, "epochs": outcome.epochs}
     if place.rank != 0:

@@ -15,6 +15,7 @@ import click
 from dropmill.cli.detectnet_v2 import options
 from dropmill.extras import require
 from dropmill.logs import set_up_logging
+from storage.errors import ConfigError
 from storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -146,7 +147,9 @@ def _train_files(
     sources = options.samples_of(spec, spec_file, None, None, shards)
     check_classes(spec, sources.train, sources.val)
     if workers > 1 or ray_address is not None:
-        metrics, weights = _with_ray(spec, sources.train, sources.val, results_dir, workers, ray_address)
+        metrics, weights = _with_ray(
+            spec, sources.train, sources.val, results_dir, workers, ray_address, model_name, loaders or 0
+        )
     else:
         metrics, weights = _in_this_process(
             spec, sources.train, sources.val, results_dir, model_name, loaders
@@ -201,6 +204,8 @@ def _with_ray(
     folder: Path,
     workers: int,
     ray_address: str | None,
+    name: str,
+    loaders: int,
 ) -> tuple[dict[str, float], Path]:
     import ray
 
@@ -208,8 +213,12 @@ def _with_ray(
     from ingest.tasks import start_ray
     from training.detectnet_v2.ray_fit import fit_with_ray
 
-    start_ray(ray_address or os.environ.get("RAY_ADDRESS"))
+    address = ray_address or os.environ.get("RAY_ADDRESS")
+    # Each worker asks for a CPU. Where there are fewer they share them, instead of waiting for ever.
+    start_ray(address, num_cpus=max(workers, os.cpu_count() or 1))
     try:
+        if address is None and 0 < _gpus() < workers:
+            raise ConfigError(f"--gpus is {workers}, and this machine shows {_gpus():g}")
         with Follow(folder / "metrics.jsonl"):
             result = fit_with_ray(
                 spec,
@@ -220,10 +229,12 @@ def _with_ray(
                 num_workers=workers,
                 use_gpu=_gpus() > 0,
                 results_dir=folder,
+                model_name=name,
+                loaders=loaders,
             )
     finally:
         ray.shutdown()
-    return dict(result.metrics), folder / "weights" / "model.pt"
+    return dict(result.metrics), folder / "weights" / f"{name}.pt"
 
 
 def _gpus() -> float:
