@@ -237,3 +237,13 @@ def test_names_that_only_we_use_do_no_harm_in_a_file() -> None:
     line = {**_detection(_DETECTION), "$again": [3, {"detection": {}}]}
     written = write_odvg(_collection("a.jsonl", json.dumps(line)))
     assert len(_lines(written.files["annotations.jsonl"].decode())) == 1
+
+
+def test_what_is_left_unsaid_is_called_by_its_name() -> None:
+    shapes = [{"label": "", "shape_type": "rectangle", "points": [[1, 2], [3, 4]]}]
+    document = {"shapes": shapes, "imagePath": "a.jpg"}
+    unsaid = write_kitti(_collection("a.json", json.dumps(document))).unsaid
+    assert unsaid == {"instances without a class": 1, "points": 1, "shape_type": 1}
+    region = {**_REGION, "bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]}
+    unsaid = write_kitti(_collection("a.jsonl", json.dumps(_grounding(region)))).unsaid
+    assert unsaid == {"caption of the image": 1}

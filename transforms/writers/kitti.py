@@ -34,7 +34,7 @@ def write_kitti(collection: Collection) -> Written:
         if box[0] is None:
             continue
         name = _IGNORED if ignore else category or "unknown"
-        renamed += name != category
+        renamed += bool(ignore) and name != category
         blanks += " " in name
         values = (truncation, occlusion, *box, score)
         lines[image].append(_line(name, values, attributes_of(attributes)))

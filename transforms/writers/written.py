@@ -97,10 +97,14 @@ def unsaid(
     if "attributes" not in says:
         for text, count in foreign["attributes"].drop_nulls().value_counts().iter_rows():
             for key in attributes_of(text):
-                if key not in says and key not in {"$written", "attributes"}:
+                # Notes of the readers to the writers; a crowd has a column.
+                if key not in says and key not in {"attributes", "iscrowd"} and not key.startswith("$"):
                     found[key] += count
     if "instances without a box" not in says:
         found["instances without a box"] = collection.boxes.filter(pl.col("bbox").is_null()).height
+    if form not in {"coco", "odvg"}:
+        nothing = pl.col("category").is_null() & pl.col("category_id").is_null()
+        found["instances without a class"] = collection.boxes.filter(nothing).height
     for what, count in also:
         found[what] += count
     return {what: count for what, count in sorted(found.items()) if count}
