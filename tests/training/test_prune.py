@@ -107,6 +107,19 @@ def test_every_family_gets_smaller_and_is_loaded_again(
     assert load_checkpoint(tmp_path / "pruned.pt").widths == report.after
 
 
+def test_what_reads_its_channels_in_groups_keeps_them_and_the_network_runs_again(tmp_path: Path) -> None:
+    net = network("regnety_002")
+    report = prune(net, threshold=0.99)
+    assert report.ratio < 1
+    save_checkpoint(
+        tmp_path / "p.pt", net, replace(SPEC, model_config=replace(SPEC.model_config, arch="regnety_002"))
+    )
+    again, _ = load_model(tmp_path / "p.pt")
+    images = torch.rand(1, 3, 64, 64)
+    for old, new in zip(net(images), again(images), strict=True):
+        assert torch.equal(old, new)
+
+
 def test_layers_that_are_added_keep_the_same_channels() -> None:
     net = network(num_layers=18)
     with torch.no_grad():

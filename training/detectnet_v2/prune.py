@@ -73,8 +73,8 @@ def prune(
 
     ``normalizer`` divides the norms of a layer by their maximum, or by their root of squares and times their
     number (``L2``). ``excluded`` are layer names as the table has them, or TAO's (``block_1a_conv_1``); with
-    one of them a whole group stays. Raises ``ConfigError`` for unusable arguments and ``TrainingError`` for
-    weights that are not finite.
+    one of them a whole group stays, and so it does with a convolution that reads its channels in groups.
+    Raises ``ConfigError`` for unusable arguments and ``TrainingError`` for weights that are not finite.
     """
     _check(threshold, normalizer, equalization, granularity, min_filters)
     kept_out = _names(model, excluded)
@@ -149,6 +149,8 @@ def _plan(
     heads = [model.get_submodule(name) for name in _HEADS]
     plans = []
     for group in graph.get_all_groups(ignored_layers=heads, root_module_types=[nn.Conv2d]):
+        if any(_is_grouped(item.dep.target.module) for item in group):
+            continue
         root = group[0].dep.target.module
         members: dict[nn.Conv2d, list[int]] = {}
         for item in group:
@@ -168,6 +170,12 @@ def _plan(
         if drop := [index for index in whole if index not in keep]:
             plans.append((root, drop))
     return plans
+
+
+def _is_grouped(layer: nn.Module) -> bool:
+    """Whether it reads its channels in several groups, which would have to stay of one size (RegNet)."""
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and not depthwise
 
 
 def _graph(model: DetectNetV2) -> Any:
