@@ -120,6 +120,14 @@ def test_what_reads_its_channels_in_groups_keeps_them_and_the_network_runs_again
         assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize(
+    ("arch", "complaint"), [("convnext_atto", "LayerNorm"), ("hrnet_w18_small", "do not fit")]
+)
+def test_a_network_that_cannot_be_pruned_is_refused(arch: str, complaint: str) -> None:
+    with pytest.raises(TrainingError, match=complaint):
+        prune(network(arch), threshold=0.99)
+
+
 def test_layers_that_are_added_keep_the_same_channels() -> None:
     net = network(num_layers=18)
     with torch.no_grad():

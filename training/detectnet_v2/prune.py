@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -74,11 +74,13 @@ def prune(
     ``normalizer`` divides the norms of a layer by their maximum, or by their root of squares and times their
     number (``L2``). ``excluded`` are layer names as the table has them, or TAO's (``block_1a_conv_1``); with
     one of them a whole group stays, and so it does with a convolution that reads its channels in groups.
-    Raises ``ConfigError`` for unusable arguments and ``TrainingError`` for weights that are not finite.
+    Raises ``ConfigError`` for unusable arguments, and ``TrainingError`` for weights that are not finite and
+    for networks whose layers cannot lose channels together (some of timm's).
     """
     _check(threshold, normalizer, equalization, granularity, min_filters)
     kept_out = _names(model, excluded)
     before, parameters = layer_widths(model), _count(model)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     plans = _plan(model, kept_out, normalizer, equalization, threshold, granularity, min_filters)
     graph = _graph(model)
     for root, drop in plans:
@@ -86,6 +88,7 @@ def prune(
         graph.get_pruning_group(root, pruner.prune_out_channels, idxs=drop).prune()
     for parameter in model.parameters():
         parameter.grad = None
+    _check_network(model, shapes)
     report = PruneReport(
         before=before,
         after=layer_widths(model),
@@ -170,6 +173,20 @@ def _plan(
         if drop := [index for index in whole if index not in keep]:
             plans.append((root, drop))
     return plans
+
+
+def _check_network(model: DetectNetV2, before: Mapping[str, torch.Size]) -> None:
+    """``TrainingError`` where the network does not run any more, or could not be loaded from a checkpoint."""
+    advice = "leave its layers out (-el), or take another backbone"
+    for name, parameter in model.named_parameters():
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if parameter.shape != before[name] and not isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+            raise TrainingError(f"{name} is of a {type(layer).__name__}, which cannot be pruned; {advice}")
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, model.channels, _SIDE, _SIDE, device=next(model.parameters()).device))
+    except RuntimeError as error:
+        raise TrainingError(f"the pruned layers do not fit one another: {error}; {advice}") from None
 
 
 def _is_grouped(layer: nn.Module) -> bool:
