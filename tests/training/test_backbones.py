@@ -55,6 +55,13 @@ def test_freeze_blocks_are_numbered_as_tao_numbers_them() -> None:
     assert sorted(build_backbone(config("googlenet"), 3).freeze_ids) == list(range(10))
 
 
+def test_the_stages_of_timms_networks_are_frozen_one_by_one() -> None:
+    backbone = build_backbone(config("efficientnet_lite0"), 3)
+    assert sorted(backbone.freeze_ids) == list(range(8))
+    stages = [sum(p.numel() for part in backbone.stage(n) for p in part.parameters()) for n in range(2, 7)]
+    assert 0 < max(stages) < sum(stages)
+
+
 def test_a_bias_before_normalisation_is_left_out_of_training_and_in_the_running_mean() -> None:
     torch.manual_seed(1)
     conv, bn = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, momentum=0.3)

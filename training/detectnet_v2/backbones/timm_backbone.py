@@ -19,7 +19,8 @@ class TimmBackbone(Backbone):
 
     Features that no activation bounds come out large (ImageNet's EfficientNet-Lite0: a deviation of 6), and a
     step of the heads then throws all boxes about; normalised, the heads learn in a third of the steps.
-    Freeze blocks are the layers of the model's feature path, in their order, then the norm. Raises
+    Freeze blocks are the layers of the model's feature path, in their order and stage by stage, then the norm
+    (of EfficientNet-Lite0: 0 and 1 the stem, 2 to 6 the stages, 7 the norm). Raises
     ``ConfigError`` where timm is not installed, does not know the name, or the model has no features at
     stride 16.
     """
@@ -61,12 +62,21 @@ class TimmBackbone(Backbone):
         self.net = net
         self.out_channels = int(net.feature_info.channels()[0])
         self.norm = normalisation(self.out_channels, use=True)
-        parts = [*(f"net.{part}" for part, _ in self.net.named_children()), "norm"]
+        parts = [*(f"net.{part}" for part in _parts(self.net)), "norm"]
         self.freeze_ids = {number: [part] for number, part in enumerate(parts)}
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.norm(self.net(images)[0])
         return features
+
+
+def _parts(net: nn.Module) -> list[str]:
+    """Names of the layers; a list of stages is not one layer but its stages."""
+    names = []
+    for name, part in net.named_children():
+        stages = isinstance(part, nn.Sequential) and all(isinstance(one, nn.Sequential) for one in part)
+        names += [f"{name}.{number}" for number in range(len(part))] if stages and part else [name]
+    return names
 
 
 def _cut_unused(net: nn.Module, channels: int) -> None:
