@@ -6,7 +6,7 @@ Killing the process anywhere leaves a planned batch that is run again; tables th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -182,7 +182,9 @@ class Committer:
             before = {name: _stored_rows(commit, name, derived) for name in ("annotations", "findings")}
             self._commit_tables(commit, pool, labels, parsed, derived)
         ended = _ended(parsed.outcomes, removed, again=again)
-        commit.append("objects", _objects(batch, ended))
+        columns = _columns(ended, Outcome)
+        columns |= _columns(columns["event"], Event)
+        commit.append("objects", _objects(batch, columns))
         counts = Counts(
             images=parsed.images.num_rows,
             labels=parsed.labels.num_rows,
@@ -192,9 +194,8 @@ class Committer:
             removed=sum(event.action == "remove" for event in removed),
         )
         commit.finish(_row(batch, datetime.now(UTC), counts))
-        self.ledger.record(
-            (o.event.key, Entry(o.event.version, o.state, o.event.dataset, o.error)) for o in ended
-        )
+        entries = map(Entry._make, zip(*(columns[name] for name in Entry._fields), strict=True))
+        self.ledger.record(dict(zip(columns["key"], entries, strict=True)))
         return counts
 
     def _weighed(self, parsed: Parsed) -> Parsed:
@@ -272,16 +273,14 @@ def _ended(outcomes: Sequence[Outcome], removed: Sequence[Event], *, again: bool
     return ended
 
 
-def _objects(batch: Batch, ended: Sequence[Outcome]) -> pa.Table:
-    """The rows of the ledger."""
+def _objects(batch: Batch, ended: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """The rows of the ledger, of the columns of events and their outcomes."""
     always = {"lane": batch.lane, "batch": batch.number, "seen_at": datetime.now(UTC)}
-    columns = _columns(ended, Outcome)
-    columns |= _columns(columns["event"], Event)
     return pa.table(
         [
-            pa.repeat(pa.scalar(always[f.name], f.type), len(ended))
+            pa.repeat(pa.scalar(always[f.name], f.type), len(ended["key"]))
             if f.name in always
-            else pa.array(columns[f.name], f.type)
+            else pa.array(ended[f.name], f.type)
             for f in schemas.OBJECTS
         ],
         schema=schemas.OBJECTS,

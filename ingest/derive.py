@@ -21,7 +21,7 @@ from quality.sets import declared_sizes, images_without_label, uniform_images
 from storage import schemas
 from storage.lake import LaneCommit
 from transforms.conversion.mapping import ClassMapping, map_classes
-from transforms.delivery import stem_of, without_extension
+from transforms.delivery import stem_of, stem_of_file, without_extension
 from transforms.normalise import Groups, Normalised, dataset_path, normalise
 
 Stems = dict[str, set[str]]
@@ -183,9 +183,8 @@ def _touched(stored: _Stored, parsed: Parsed, events: Sequence[Event]) -> Stems:
     before.
     """
     stems: Stems = defaultdict(set)
-    for event in events:
-        replay = event.action == "replay"
-        stems[event.dataset].add(event.key if replay else stem_of(without_extension(event.key)))
+    for action, key, _, _, dataset in events:
+        stems[dataset].add(key if action == "replay" else stem_of_file(key))
     for table in (parsed.images, parsed.mentions):
         _add(stems, _stems_in(table))
     _add(stems, stored.stems_of("mentions", "source"))

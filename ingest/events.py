@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from transforms.delivery import stem_of, without_extension
+from transforms.delivery import stem_of_file
 
 # First-level folders that name a role or a split rather than a data set: with these the bucket is one data
 # set.
@@ -95,4 +95,4 @@ def work_order(event: Event) -> tuple[str, int, str, str]:
         or ("ImageSets" in folders and "ImageSets" in folders.split("/"))
     )
     rank = 0 if first else 2 if suffix in {".json", ".jsonl"} else 1
-    return event.dataset, rank, stem_of(without_extension(event.key)), event.key
+    return event.dataset, rank, stem_of_file(event.key), event.key

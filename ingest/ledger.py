@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,14 +113,12 @@ class Ledger:
         place = int(self.columns.places([key])[0])
         return None if place < 0 else self.columns.entry(place)
 
-    def record(self, entries: Iterable[tuple[str, Entry]]) -> None:
+    def record(self, entries: Mapping[str, Entry]) -> None:
         """Note what was done with keys."""
-        for key, entry in entries:
-            self.recent[key] = entry
-            if entry.state == "quarantined":
-                self._quarantined[key] = entry
-            elif self._quarantined:
-                self._quarantined.pop(key, None)
+        self.recent.update(entries)
+        if self._quarantined:
+            self._quarantined = {k: entry for k, entry in self._quarantined.items() if k not in entries}
+        self._quarantined |= {k: entry for k, entry in entries.items() if entry.state == "quarantined"}
 
     def quarantined(self) -> Iterator[tuple[str, Entry]]:
         """All keys whose newest version could not be read."""
@@ -203,7 +201,9 @@ class Comparison:
                 if entry is not None:
                     same[index] = entry.state not in _NOT_THERE and entry.version == info.version
                     self._seen_recent.add(info.key)
-        return [self.ledger.put_event(found[index], self._rule) for index in np.flatnonzero(~same).tolist()]
+        of = self._rule.of
+        changed = (found[index] for index in np.flatnonzero(~same).tolist())
+        return [Event("put", info.key, info.version, info.size_bytes, of(info.key)[0]) for info in changed]
 
     def gone(self) -> Iterator[Event]:
         """After the whole listing: the events of what is not there any more."""

@@ -38,7 +38,7 @@ MASK_FOLDER = re.compile(
     re.IGNORECASE,
 )
 _TRIES = 3
-_TEXTS_AT_ONCE = 1_000
+_TEXTS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)

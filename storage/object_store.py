@@ -28,6 +28,7 @@ from storage.s3_objects import S3Objects
 # Names that writers use while a file is not complete yet, and what desktops leave behind.
 _NOT_OBJECTS = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
 _MAX_KEY_BYTES = 1024  # S3's own limit
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 # Nothing speaks against most names, and that is seen at once.
 _USUAL_KEY = re.compile(r"(?:(?!__MACOSX/)[A-Za-z0-9_-]+/)*+[A-Za-z0-9_-]++\.(?:jpg|jpeg|png|txt|xml|json)")
 
@@ -249,7 +250,7 @@ class ObjectStore:
 
     def _open_version(self, at: ObjectInfo) -> AbstractContextManager[BinaryIO]:
         # Whatever stands there by now, nobody waits for it: a pipe, say, for somebody to write.
-        descriptor = os.open(self._file(at.key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(self._file(at.key), _READING)
         if not _is_version(os.fstat(descriptor), at):
             os.close(descriptor)
             raise SupersededError(f"{self.uri(at.key)}: another version is there now")

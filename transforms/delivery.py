@@ -64,6 +64,13 @@ def stem_of(ref: str) -> str:
     return ref.rsplit("/", 1)[-1]
 
 
+def stem_of_file(path: str) -> str:
+    """The last component of a path without its extension: the stem of :func:`without_extension`."""
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else stem_of(without_extension(path))
+
+
 def route_of(ref: str) -> str:
     """A path without the folders that only name a role: what an image and its label have in common.
 

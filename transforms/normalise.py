@@ -109,17 +109,17 @@ def dataset_path(key: str, prefix: str) -> str:
 def _samples(images: pl.DataFrame, prefixes: Mapping[str, str]) -> pl.DataFrame:
     """Give every image its sample name; where two differ in the extension alone, the later keeps its own."""
     images = images.sort("dataset", "key")
-    names: list[str] = []
-    routes: list[str] = []
-    taken: set[tuple[str, str]] = set()
-    for dataset, key in images.select("dataset", "key").iter_rows():
-        path = dataset_path(key, prefixes.get(dataset, ""))
-        name = without_extension(path)
-        routes.append(route_of(name))
-        if (dataset, name) in taken:
-            name = path
-        taken.add((dataset, name))
-        names.append(name)
+    datasets, keys = images["dataset"].to_list(), images["key"].to_list()
+    paths = [dataset_path(key, prefixes.get(name, "")) for name, key in zip(datasets, keys, strict=True)]
+    names = list(map(without_extension, paths))
+    routes = list(map(route_of, names))
+    taken = set(zip(datasets, names, strict=True))
+    if len(taken) < len(names):
+        taken.clear()
+        for place, owner in enumerate(zip(datasets, names, strict=True)):
+            if owner in taken:
+                names[place] = paths[place]
+            taken.add((owner[0], names[place]))
     return images.with_columns(
         pl.Series("sample", names, pl.String), pl.Series("route", routes, pl.String)
     ).drop("split", "labelled")
