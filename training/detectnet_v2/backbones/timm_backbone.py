@@ -74,8 +74,9 @@ def _parts(net: nn.Module) -> list[str]:
     """Names of the layers; a list of stages is not one layer but its stages."""
     names = []
     for name, part in net.named_children():
-        stages = isinstance(part, nn.Sequential) and all(isinstance(one, nn.Sequential) for one in part)
-        names += [f"{name}.{number}" for number in range(len(part))] if stages and part else [name]
+        stages = list(part.named_children()) if isinstance(part, nn.Sequential) else []
+        apart = bool(stages) and all(isinstance(stage, nn.Sequential) for _, stage in stages)
+        names += [f"{name}.{number}" for number, _ in stages] if apart else [name]
     return names
 
 
