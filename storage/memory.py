@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def settle_memory() -> None:
     """
     pa.set_memory_pool(pa.system_memory_pool())
     gc.freeze()
+    # Some libraries (DuckDB's) say at the end what has not been collected.
+    atexit.register(gc.unfreeze)
 
 
 @contextmanager
