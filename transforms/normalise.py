@@ -229,7 +229,9 @@ def _of_images(groups: Groups, chosen: pl.DataFrame, images: pl.DataFrame) -> pl
     they lie in order.
     """
     labels = groups.labels
-    sizes = chosen.select("dataset", "source", "ref", "sample").join(
+    # A file that speaks of an image twice has its boxes once.
+    sizes = chosen.select("dataset", "source", "ref", "sample").unique(maintain_order=True)
+    sizes = sizes.join(
         images.select("dataset", "sample", "width", "height"), on=["dataset", "sample"], how="inner"
     )
     named = labels.select("dataset", "source", "ref", "instance", "category_id", "category")
