@@ -11,7 +11,7 @@ from torch import nn
 
 from storage.errors import ExportError
 from training.detectnet_v2.checkpoint import load_checkpoint, load_model, save_checkpoint
-from training.detectnet_v2.model import DetectNetV2, build_model
+from training.detectnet_v2.model import DetectNetV2, build_model, warm_averages
 from training.detectnet_v2.prune import prune
 from training.detectnet_v2.qat import (
     LEVELS,
@@ -109,6 +109,22 @@ def test_the_onnx_graph_has_int8_kernels_and_gives_what_the_network_gives(tmp_pa
     ):
         assert np.abs(found - values.numpy()).mean() <= 0.05 * values.std(), name
         assert difference[name] <= 0.05 * float(values.std())
+
+
+def test_a_deep_network_that_was_hardly_trained_can_be_exported(tmp_path: Path) -> None:
+    """It magnifies rounding by itself, and that is no fault of the graph."""
+    from training.export.qat_graph import export_qat_onnx
+
+    torch.manual_seed(0)
+    spec = default_spec(["a", "b"], 64, 64)
+    net = build_model(replace(spec, model_config=replace(spec.model_config, all_projections=True)))
+    prepare_qat(net)
+    net.train()
+    for _ in range(3):
+        warm_averages(net)
+        net(torch.rand(2, 3, 64, 64))
+    export_qat_onnx(net.eval(), tmp_path / "q.onnx", input_shape=(3, 64, 64), classes=("a", "b"))
+    assert graph_precision(read_onnx(tmp_path / "q.onnx")) == "int8"
 
 
 def test_a_network_that_has_seen_nothing_cannot_be_exported(tmp_path: Path) -> None:
