@@ -1,6 +1,7 @@
 """KITTI's 7,481 training frames (13 real ones repeated) to committed tables, beside the floor.
 
 The floor is what nobody can do without: reading the bytes of every label and the header of every image.
+Both are done in turns, each in a process of its own, and the quickest turn of each counts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmarks.real_data import real_data
 from benchmarks.record import record
 
 _FRAMES = 7_481
+_TURNS = 5
 
 
 def main() -> None:
@@ -26,12 +28,21 @@ def main() -> None:
     try:
         training = folder / "bucket" / "kitti" / "training"
         _frames(source, training)
-        rows: list[dict[str, Any]] = []
-        for reader in ("floor", "committed tables", "floor again"):
-            found = in_child("benchmarks.kitti_to_tables", "--child", reader, str(folder))
-            rows.append({"reader": reader, **found})
-        floor = min(row["seconds"] for row in rows if row["reader"].startswith("floor"))
-        rows = [{**row, "times the floor": round(row["seconds"] / floor, 2)} for row in rows]
+        turns: dict[str, list[dict[str, Any]]] = {"floor": [], "committed tables": []}
+        for _ in range(_TURNS):
+            for reader, found in turns.items():
+                found.append(in_child("benchmarks.kitti_to_tables", "--child", reader, str(folder)))
+                shutil.rmtree(folder / "lake", ignore_errors=True)
+        best = {name: min(found, key=lambda one: one["seconds"]) for name, found in turns.items()}
+        rows = [
+            {
+                "reader": reader,
+                **row,
+                "times the floor": round(row["seconds"] / best["floor"]["seconds"], 2),
+                "all turns, s": " ".join(f"{one['seconds']:.2f}" for one in turns[reader]),
+            }
+            for reader, row in best.items()
+        ]
         record("kitti_to_tables", rows, packages=["pyarrow", "deltalake", "pillow"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +75,7 @@ def _floor(training: Path) -> dict[str, Any]:
 
 
 def _child(reader: str, folder: Path) -> None:
-    if reader.startswith("floor"):
+    if reader == "floor":
         from PIL import PngImagePlugin
 
         assert PngImagePlugin
