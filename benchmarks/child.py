@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,28 @@ def _peak_bytes() -> int:
     """Of this process alone: what getrusage tells begins with the peak of the process that started it."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
+
+
+def in_turns(
+    turns: int, readers: Iterable[str], measure: Callable[[str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row for each reader: its quickest turn, and its largest peak.
+
+    Machines are slower at one time than at another; readers that take turns meet the same times.
+    """
+    found: dict[str, list[dict[str, Any]]] = {reader: [] for reader in readers}
+    for _ in range(turns):
+        for reader, rows in found.items():
+            rows.append(measure(reader))
+    return [
+        {
+            "reader": reader,
+            **min(rows, key=lambda row: float(row["seconds"])),
+            "peak_gb": max(row["peak_gb"] for row in rows),
+            "turns, s": " ".join(f"{row['seconds']:.2f}" for row in rows),
+        }
+        for reader, rows in found.items()
+    ]
 
 
 def beside(rows: Sequence[dict[str, Any]], peer: str) -> list[dict[str, Any]]:

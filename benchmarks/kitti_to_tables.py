@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.child import in_child, tell
+from benchmarks.child import in_child, in_turns, tell
 from benchmarks.real_data import real_data
 from benchmarks.record import record
 
@@ -28,21 +28,15 @@ def main() -> None:
     try:
         training = folder / "bucket" / "kitti" / "training"
         _frames(source, training)
-        turns: dict[str, list[dict[str, Any]]] = {"floor": [], "committed tables": []}
-        for _ in range(_TURNS):
-            for reader, found in turns.items():
-                found.append(in_child("benchmarks.kitti_to_tables", "--child", reader, str(folder)))
-                shutil.rmtree(folder / "lake", ignore_errors=True)
-        best = {name: min(found, key=lambda one: one["seconds"]) for name, found in turns.items()}
-        rows = [
-            {
-                "reader": reader,
-                **row,
-                "times the floor": round(row["seconds"] / best["floor"]["seconds"], 2),
-                "all turns, s": " ".join(f"{one['seconds']:.2f}" for one in turns[reader]),
-            }
-            for reader, row in best.items()
-        ]
+
+        def measure(reader: str) -> dict[str, Any]:
+            found = in_child("benchmarks.kitti_to_tables", "--child", reader, str(folder))
+            shutil.rmtree(folder / "lake", ignore_errors=True)
+            return found
+
+        rows = in_turns(_TURNS, ("floor", "committed tables"), measure)
+        floor = rows[0]["seconds"]
+        rows = [{**row, "times the floor": round(row["seconds"] / floor, 2)} for row in rows]
         record("kitti_to_tables", rows, packages=["pyarrow", "deltalake", "pillow"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
