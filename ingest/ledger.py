@@ -103,6 +103,8 @@ class Ledger:
         )
         assert isinstance(rows, pl.DataFrame)
         ledger = cls()
+        if rows.is_empty():
+            return ledger
         ledger._build(rows.sort("batch", maintain_order=True).unique("key", keep="last").drop("batch"))
         return ledger
 

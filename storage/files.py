@@ -7,7 +7,6 @@ new rows go where their neighbours are.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -326,7 +325,7 @@ def _all_among(among: Sequence[tuple[str, Keys]]) -> pc.Expression:
 
 def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) -> AddAction:
     path = f"part-{uuid.uuid4()}.zstd.parquet"
-    file = io.BytesIO()
+    file = pa.BufferOutputStream()
     pq.write_table(
         rows,
         file,
@@ -334,10 +333,11 @@ def _write(store: ObjectStore, name: str, rows: pa.Table, *, data_change: bool) 
         row_group_size=_ROW_GROUP,
         use_dictionary=_repeating(name, rows.schema),
     )
-    store.write(f"tables/{name}/{path}", file.getvalue())
+    data = file.getvalue().to_pybytes()
+    store.write(f"tables/{name}/{path}", data)
     return AddAction(
         path=path,
-        size=file.tell(),
+        size=len(data),
         partition_values={},
         modification_time=int(time.time() * 1000),
         data_change=data_change,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -74,17 +74,20 @@ class Lake:
         settle_memory()
         lake = cls(ObjectStore.at(url, options))
         lake.store.probe_exclusive_create()
-        for name, schema in TABLES.items():
-            table = DeltaTable.create(
-                lake._address(name),
-                schema=schema,
-                mode="ignore",
-                name=name,
-                configuration=_PROPERTIES,
-                storage_options=lake._storage_options,
-            )
-            _add_missing_columns(table, schema)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(lake._create_table, TABLES))
         return lake
+
+    def _create_table(self, name: str) -> None:
+        table = DeltaTable.create(
+            self._address(name),
+            schema=TABLES[name],
+            mode="ignore",
+            name=name,
+            configuration=_PROPERTIES,
+            storage_options=self._storage_options,
+        )
+        _add_missing_columns(table, TABLES[name])
 
     @property
     def url(self) -> str:
