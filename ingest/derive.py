@@ -146,7 +146,7 @@ class _Stored:
 
     def __init__(self, commit: LaneCommit, replaced: Mapping[str, set[str]]) -> None:
         self._commit = commit
-        self._replaced = pa.array(sorted(set().union(*replaced.values())), pa.string())
+        self._replaced = pa.array([key for keys in replaced.values() for key in keys], pa.string())
         self.replaced = replaced
 
     def group(self, name: str, owner: str, stems: Stems, new: pa.Table) -> pl.DataFrame:

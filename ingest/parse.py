@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -187,6 +188,8 @@ def _parse_object(
     planned = ObjectInfo(event.key, event.version, event.size_bytes)
     for attempt in range(_TRIES):
         try:
+            if event.size_bytes <= _HEAD_BYTES:
+                return _read(store, io.BytesIO(store.whole(planned)), event, rule, limits)
             with store.open(event.key, planned) as file:
                 parsed = _read(store, file, event, rule, limits)
                 # A file that was written to while we read it is not what was planned.

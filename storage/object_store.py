@@ -158,12 +158,38 @@ class ObjectStore:
                 version = (at.version, at.size_bytes) if at else (None, None)
                 return cast("AbstractContextManager[BinaryIO]", self.s3.open(checked_key(key), *version))
             if at is not None and self.head(key) != at:
-                raise SupersededError(f"{self.uri(key)}: another version is there now")
+                raise self._superseded(at)
             return cast("AbstractContextManager[BinaryIO]", self._filesystem.open(self._remote(key), "rb"))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise StoreError(f"{self.uri(key)}: {error}", key=key) from error
+
+    def whole(self, at: ObjectInfo) -> bytes:
+        """All bytes of a small object at a version; the quick way of :meth:`open` and :meth:`unchanged`.
+
+        Raises SupersededError where another version is there, or came while this one was read.
+        """
+        if not self.is_directory:
+            with self.open(at.key, at) as file:
+                data = file.read()
+                if self.unchanged(file, at):
+                    return data
+            raise self._superseded(at)
+        try:
+            descriptor = os.open(self._file(at.key), _READING)
+            try:
+                data = os.read(descriptor, at.size_bytes + 1)
+                # What is that version now has been it while it was read.
+                if len(data) == at.size_bytes and _is_version(os.fstat(descriptor), at):
+                    return data
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{self.uri(at.key)}: {error}", key=at.key) from error
+        raise self._superseded(at)
 
     def unchanged(self, file: BinaryIO, at: ObjectInfo) -> bool:
         """Whether all that was read of an object that was opened ``at`` a version is of that version."""
@@ -253,8 +279,11 @@ class ObjectStore:
         descriptor = os.open(self._file(at.key), _READING)
         if not _is_version(os.fstat(descriptor), at):
             os.close(descriptor)
-            raise SupersededError(f"{self.uri(at.key)}: another version is there now")
+            raise self._superseded(at)
         return cast("AbstractContextManager[BinaryIO]", io.FileIO(descriptor, "rb"))
+
+    def _superseded(self, at: ObjectInfo) -> SupersededError:
+        return SupersededError(f"{self.uri(at.key)}: another version is there now")
 
     def _file(self, key: str) -> str:
         return f"{self._folder}/{checked_key(key)}"

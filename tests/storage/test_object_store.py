@@ -141,3 +141,22 @@ def test_a_store_that_accepts_a_key_twice_is_refused(tmp_path: Path, monkeypatch
 def test_an_unknown_scheme_names_the_extra() -> None:
     with pytest.raises(ConfigError, match=r"dropmill\[s3\]"):
         list(ObjectStore.at("nosuch://bucket").list())
+
+
+def test_a_small_object_is_given_whole_at_its_version_or_not_at_all(tmp_path: Path) -> None:
+    store = ObjectStore.at(tmp_path)
+    store.write("a.txt", b"one")
+    planned = store.head("a.txt")
+    assert planned is not None
+    assert store.whole(planned) == b"one"
+    for other in (b"four", b"", b"two"):
+        store.write("a.txt", other)
+        os.utime(tmp_path / "a.txt", ns=(1, 1))
+        with pytest.raises(SupersededError, match=r"a\.txt: another version"):
+            store.whole(planned)
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(FileNotFoundError):
+        store.whole(planned)
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(StoreError, match=r"a\.txt"):
+        store.whole(planned)
