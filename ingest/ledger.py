@@ -203,9 +203,7 @@ class Comparison:
                 if entry is not None:
                     same[index] = entry.state not in _NOT_THERE and entry.version == info.version
                     self._seen_recent.add(info.key)
-        of = self._rule.of
-        changed = (found[index] for index in np.flatnonzero(~same).tolist())
-        return [Event("put", info.key, info.version, info.size_bytes, of(info.key)[0]) for info in changed]
+        return [self.ledger.put_event(found[index], self._rule) for index in np.flatnonzero(~same).tolist()]
 
     def gone(self) -> Iterator[Event]:
         """After the whole listing: the events of what is not there any more."""

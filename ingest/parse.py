@@ -19,7 +19,7 @@ from ingest.events import DatasetRule, Event
 from quality.pictures import look_at
 from storage import schemas
 from storage.errors import StoreError, SupersededError, UnreadableError
-from storage.memory import no_garbage_collection, settle_memory
+from storage.memory import no_garbage_collection, use_c_memory
 from storage.object_store import ObjectInfo, ObjectStore
 from transforms.delivery import Delivery, stem_of, without_extension
 from transforms.formats.detect import may_be_plain_kitti, plain_rows, read_label, read_label_parts
@@ -103,7 +103,7 @@ _PARTS = ("images", "mentions", "categories", "labels")
 
 def parse_objects(store: ObjectStore, events: Sequence[Event], rule: DatasetRule, limits: Limits) -> Parsed:
     """Read and parse the objects of put events; each is read at its planned version or not at all."""
-    settle_memory()
+    use_c_memory()
     # Rows of many objects wait for each other, and none of them is garbage.
     with no_garbage_collection():
         parts, blocks = _of_texts([_parse_object(store, event, rule, limits) for event in events])

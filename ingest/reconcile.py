@@ -68,7 +68,9 @@ def reconcile(
     def run(events: Sequence[Event]) -> None:
         left = len(events)
         on_plan(left)
-        for chunk in cut(sorted(events, key=work_order), batch_objects):
+        with no_garbage_collection():
+            chunks = cut(sorted(events, key=work_order), batch_objects)
+        for chunk in chunks:
             if stopping():
                 return
             batch = committer.plan(chunk)
@@ -159,7 +161,8 @@ def _news(
     comparison = Comparison(committer.ledger, rule, prefix)
     held: list[Event] = []
     for piece in _pieces(store.list_all(prefix), done):
-        held += [event for event in comparison.news(piece) if not hold(event.key)]
+        with no_garbage_collection():
+            held += [event for event in comparison.news(piece) if not hold(event.key)]
         meanwhile()
         if len(held) >= _MOST_HELD:
             yield held

@@ -21,7 +21,7 @@ from storage.errors import CommitConflictError, LakeError, UnknownKeyError
 from storage.files import Actions, Among, TableFiles, commit_files
 from storage.handles import Handles
 from storage.layout import Keys, may_differ
-from storage.memory import settle_memory
+from storage.memory import use_c_memory
 from storage.object_store import ObjectStore
 from storage.s3_options import delta_options
 from storage.schemas import TABLES
@@ -71,7 +71,7 @@ class Lake:
 
         Raises LakeError where the store does not refuse a second put of the same key.
         """
-        settle_memory()
+        use_c_memory()
         lake = cls(ObjectStore.at(url, options))
         lake.store.probe_exclusive_create()
         with ThreadPoolExecutor(_AT_ONCE) as pool:

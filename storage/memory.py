@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,8 @@ import pyarrow as pa
 
 
 @cache
-def settle_memory() -> None:
-    """Let Arrow take its memory from the C library, and the collector of garbage pass over all that has been
-    imported, for all that this process does from now on.
+def use_c_memory() -> None:
+    """Let Arrow take its memory from the C library, for all that this process does from now on.
 
     Arrow's own allocator takes large pieces in huge pages from the kernel, which clears them whole, and gives
     them back soon. Where a batch makes and drops columns of some hundred megabytes, that was a tenth of its
@@ -22,9 +20,6 @@ def settle_memory() -> None:
     instead of 1.46 GB).
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    gc.freeze()
-    # Some libraries (DuckDB's) say at the end what has not been collected.
-    atexit.register(gc.unfreeze)
 
 
 @contextmanager
